@@ -1,0 +1,121 @@
+# Everything here needs make, coreutils and Python 3.11 or newer; nothing else has to be there.
+
+# The first of these that is new enough, unless told: make PYTHON=/opt/python/bin/python3.12
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.SHELLFLAGS := -eu -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+VENV := .venv/.installed
+ROOMS := node router client cluster
+PROTO_ROOMS := v1 internal wire
+
+# Folders that hold Python, as far as they exist. Tests of `make test` take < 10 minutes on 2 cores.
+PYTHON_FOLDERS := $(wildcard proto node router client cluster tests bench tools)
+IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim)
+CLUSTER_TESTS := $(wildcard tests/cluster)
+WORKERS ?= 2
+
+SEEDS ?= 200
+SEED0 ?= 0
+CORPUS ?=
+
+.PHONY: help
+help: ## list the targets
+	@echo "usage: make TARGET"
+	@while IFS= read -r line; do case $$line in [a-z]*:*"## "*) \
+		printf '  %-10s %s\n' "$${line%%:*}" "$${line##*## }";; esac; done < Makefile
+
+.PHONY: venv
+venv: $(VENV) ## set up .venv from requirements.lock (quick when nothing changed)
+
+# In two steps, so that the one source-only dependency is built with the locked setuptools
+# and nothing is fetched whose hash is not in the lock.
+$(VENV): requirements.lock pyproject.toml tools/lock_entries.py
+	@if [ -z "$(PYTHON)" ]; then echo "mailraft needs Python 3.11 or newer: make PYTHON=..." >&2; exit 1; fi
+	@[ -x $(BIN)/python ] || { echo "creating .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "installing requirements.lock into .venv"
+	@mkdir -p build
+	@$(BIN)/python tools/lock_entries.py setuptools wheel > build/requirements-build.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps --only-binary :all: -r build/requirements-build.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps --no-build-isolation -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV) ## start 3 nodes and a router, deliver mail, kill a node: CORPUS=folder for your own mail
+	@$(BIN)/python -m mailraft.cluster.demo $(if $(CORPUS),--corpus $(CORPUS))
+
+# Real processes run one test at a time: two clusters beside each other on a small machine time
+# out for no fault of theirs. (xdist_group would say that, but pytest 9.2 ignores xdist 3.8's.)
+.PHONY: test
+test: $(VENV) ## run the tests: unit, contract, simulation, cluster of real processes
+	@failed=0; \
+	$(BIN)/python -m pytest $(IN_PROCESS_TESTS) --numprocesses $(WORKERS) || failed=1; \
+	$(if $(CLUSTER_TESTS),$(BIN)/python -m pytest $(CLUSTER_TESTS) || failed=1;) \
+	exit $$failed
+
+.PHONY: faults
+faults: $(VENV) ## inject faults into real clusters (slow)
+	@$(BIN)/python -m pytest tests/faults
+
+.PHONY: sim
+sim: $(VENV) ## simulate more histories: SEEDS=how many, SEED0=the first
+	@MAILRAFT_SIM_SEEDS=$(SEEDS) MAILRAFT_SIM_SEED0=$(SEED0) \
+		$(BIN)/python -m pytest tests/sim --timeout 0 --numprocesses $(WORKERS)
+
+.PHONY: coverage
+coverage: $(VENV) ## run the tests and report the lines they miss
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/python -m coverage run -m pytest $(IN_PROCESS_TESTS) $(CLUSTER_TESTS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+.PHONY: lint
+lint: $(VENV) mypytree ## check style, types, the contract, generated stubs and tidiness
+	@echo "== ruff check";           $(BIN)/ruff check --quiet $(PYTHON_FOLDERS)
+	@echo "== ruff format --check";  $(BIN)/ruff format --quiet --diff $(PYTHON_FOLDERS)
+	@echo "== mypy --strict";        $(BIN)/mypy build/mypy/mailraft $(wildcard tests bench tools)
+	@echo "== buf lint";             $(BIN)/python tools/protos.py lint
+	@echo "== buf breaking";         $(BIN)/python tools/protos.py breaking
+	@echo "== stubs as generated";   $(BIN)/python tools/protos.py check
+	@echo "== tidy";                 $(BIN)/python -m pytest --quiet tests/unit/test_tidy.py
+
+.PHONY: format
+format: $(VENV) ## format the code and sort its imports
+	@$(BIN)/ruff check --quiet --select I --fix $(PYTHON_FOLDERS)
+	@$(BIN)/ruff format $(PYTHON_FOLDERS)
+
+.PHONY: proto
+proto: $(VENV) ## regenerate the stubs beside the .proto files
+	@$(BIN)/python tools/protos.py generate
+
+# The rooms in the shape they have once installed, for mypy (see pyproject.toml).
+.PHONY: mypytree
+mypytree: $(VENV)
+	@rm -rf build/mypy && mkdir -p build/mypy/mailraft build/mypy/google
+	@for room in $(wildcard $(ROOMS)); do ln -s ../../../$$room build/mypy/mailraft/$$room; done
+	@for room in $(PROTO_ROOMS); do ln -s ../../../proto/mailraft/$$room build/mypy/mailraft/$$room; done
+	@ln -s "$$($(BIN)/python -c 'import google.rpc as m; print(m.__path__[0])')" build/mypy/google/rpc
+
+.PHONY: lock
+lock: $(VENV) ## rewrite requirements.lock from pyproject.toml: UPGRADE=1 for newer versions
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group lock \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" \
+		$(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
+
+.PHONY: wheel
+wheel: $(VENV) ## build the wheel into dist/
+	@rm -rf build/lib build/bdist.* && $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+.PHONY: clean
+clean: ## remove .venv and everything built
+	@rm -rf .venv build dist *.egg-info .ruff_cache .pytest_cache .hypothesis .mailraft
