@@ -1,0 +1,1 @@
+"""The contract between nodes, and of what they store. Not for clients."""

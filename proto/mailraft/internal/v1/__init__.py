@@ -1,0 +1,1 @@
+"""Log entries, stored records and peer messages, generated from the .proto files."""

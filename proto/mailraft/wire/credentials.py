@@ -1,0 +1,168 @@
+"""TLS, on by default and built here only; and the options of every channel and server.
+
+    CERTS/ca.pem              signs all of them
+    CERTS/<name>.pem, .key    node-1, node-2, ..., router, client, admin
+
+Certificates name "mailraft", localhost and 127.0.0.1, so that a node can move to another address:
+who is trusted is decided by the authority that signed, not by host names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from mailraft.wire import limits
+
+TARGET_NAME = "mailraft"
+# Around the largest message: framing, and the trailers of an error.
+MESSAGE_ROOM_BYTES = 64 * 1024
+
+# A host that vanished without a word is noticed after KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS.
+KEEPALIVE_MS = 10_000
+KEEPALIVE_TIMEOUT_MS = 5_000
+# A restarted node is found again within RECONNECT_MAX_MS.
+RECONNECT_FIRST_MS = 100
+RECONNECT_MAX_MS = 2_000
+# Connections end at times, so that new routers and nodes get their share. Streams have the grace
+# to end by themselves; what is left then is resumed by its client.
+CONNECTION_AGE_MS = 30 * 60 * 1000
+CONNECTION_AGE_GRACE_MS = 10 * 60 * 1000
+METADATA_MAX_BYTES = 16 * 1024
+
+Options = Sequence[tuple[str, int | str]]
+
+_MESSAGE_SIZES: Options = (
+    ("grpc.max_receive_message_length", limits.RPC_MAX_BYTES + MESSAGE_ROOM_BYTES),
+    ("grpc.max_send_message_length", limits.RPC_MAX_BYTES + MESSAGE_ROOM_BYTES),
+    ("grpc.max_metadata_size", METADATA_MAX_BYTES),
+)
+CHANNEL_OPTIONS: Options = (
+    *_MESSAGE_SIZES,
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.initial_reconnect_backoff_ms", RECONNECT_FIRST_MS),
+    ("grpc.min_reconnect_backoff_ms", RECONNECT_MAX_MS),
+    ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
+    # Nodes are reached directly, whatever http_proxy says.
+    ("grpc.enable_http_proxy", 0),
+)
+SERVER_OPTIONS: Options = (
+    *_MESSAGE_SIZES,
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    # Without this a client that pings more often than every five minutes gets GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+    ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_MS),
+    # Two processes on one port would share its calls without a word.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class InsecureAddressError(ValueError):
+    """Plain text is for the own machine only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The TLS identity `name` in a folder of certificates."""
+
+    folder: Path | str
+    name: str
+
+    def channel(self) -> grpc.ChannelCredentials:
+        """Trust ca.pem only, and show our certificate."""
+        authority, certificate, key = self._read()
+        return grpc.ssl_channel_credentials(authority, key, certificate)
+
+    def server(self, *, require_client_certificate: bool = True) -> grpc.ServerCredentials:
+        """Mutual TLS: without a certificate that ca.pem signed nobody gets in."""
+        authority, certificate, key = self._read()
+        return grpc.ssl_server_credentials(
+            [(key, certificate)],
+            root_certificates=authority,
+            require_client_auth=require_client_certificate,
+        )
+
+    def _read(self) -> tuple[bytes, bytes, bytes]:
+        folder = Path(self.folder)
+        return (
+            (folder / "ca.pem").read_bytes(),
+            (folder / f"{self.name}.pem").read_bytes(),
+            (folder / f"{self.name}.key").read_bytes(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Insecure:
+    """Plain text, as `--insecure` asks: loopback addresses only."""
+
+
+AnyCredentials = Credentials | Insecure
+
+
+def open_channel(
+    address: str, credentials: AnyCredentials, options: Options = ()
+) -> grpc.aio.Channel:
+    """A grpc.aio channel; raises InsecureAddressError for plain text to another machine."""
+    if isinstance(credentials, Insecure):
+        _check_loopback(address)
+        return grpc.aio.insecure_channel(address, _merge(CHANNEL_OPTIONS, options))
+    merged = _merge(_SECURE_CHANNEL_OPTIONS, options)
+    return grpc.aio.secure_channel(address, credentials.channel(), merged)
+
+
+def open_sync_channel(
+    address: str, credentials: AnyCredentials, options: Options = ()
+) -> grpc.Channel:
+    """As open_channel, for threads and gevent."""
+    if isinstance(credentials, Insecure):
+        _check_loopback(address)
+        return grpc.insecure_channel(address, _merge(CHANNEL_OPTIONS, options))
+    merged = _merge(_SECURE_CHANNEL_OPTIONS, options)
+    return grpc.secure_channel(address, credentials.channel(), merged)
+
+
+def add_port(
+    server: grpc.aio.Server | grpc.Server, address: str, credentials: AnyCredentials
+) -> int:
+    """Listen at host:port (port 0: any) and tell the port. Make servers with SERVER_OPTIONS.
+
+    Raises InsecureAddressError for plain text that others could reach, RuntimeError or OSError when
+    the port is taken.
+    """
+    if isinstance(credentials, Insecure):
+        _check_loopback(address)
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials.server())
+    if not port:
+        raise OSError(f"cannot listen at {address}")
+    return port
+
+
+_SECURE_CHANNEL_OPTIONS: Options = (
+    *CHANNEL_OPTIONS,
+    ("grpc.ssl_target_name_override", TARGET_NAME),
+)
+
+
+def _merge(base: Options, more: Options) -> list[tuple[str, int | str]]:
+    """Options by name; the later one counts."""
+    return list(dict([*base, *more]).items())
+
+
+def _check_loopback(address: str) -> None:
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost" or address.startswith("unix:")
+    if not loopback:
+        raise InsecureAddressError(f"{address} is not a loopback address: use TLS")
