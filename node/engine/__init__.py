@@ -1,0 +1,1 @@
+"""RocksDB. The only importer of rocksdict; every key encoding of the node is in keys.py."""

@@ -1,0 +1,219 @@
+"""RocksDB behind backend.Backend. With options.py the only code that knows rocksdict's ways.
+
+Every call but flush() holds the GIL: calls other than flush() belong to the event loop's thread,
+flush() to the disk thread. rocksdict raises bare Exception with RocksDB's status as its text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from rocksdict import ColumnFamily, DbClosedError, Rdict, RdictIter, ReadOptions, WriteBatch
+
+from mailraft.node.engine import keys
+from mailraft.node.engine.backend import Batch, DiskUsage
+from mailraft.node.engine.errors import (
+    CorruptionError,
+    DiskError,
+    DiskFullError,
+    EngineError,
+    StoreClosedError,
+    StoreLockedError,
+)
+from mailraft.node.engine.options import StoreOptions, database_options, family_options
+
+_FULL = ("No space left on device", "Disk quota exceeded")
+
+
+class RocksBatch:
+    def __init__(self, handles: dict[str, ColumnFamily]) -> None:
+        self.raw = WriteBatch(raw_mode=True)
+        self._handles = handles
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        self.raw.put(key, value, self._handles[family])
+
+    def delete(self, family: str, key: bytes) -> None:
+        self.raw.delete(key, self._handles[family])
+
+    def delete_range(self, family: str, start: bytes, end: bytes) -> None:
+        # A reversed range is an error that RocksDB latches: every later write would fail.
+        if start < end:
+            self.raw.delete_range(start, end, self._handles[family])
+
+
+class RocksBackend:
+    """One open RocksDB. Families are its column families of keys.COLUMN_FAMILIES."""
+
+    def __init__(self, path: Path, options: StoreOptions) -> None:
+        """Open or create. Raises StoreLockedError, CorruptionError, DiskError, DiskFullError."""
+        self._path = path
+        try:
+            db = Rdict(str(path), database_options(options), family_options(options))
+            self._families = {name: db.get_column_family(name) for name in keys.COLUMN_FAMILIES}
+            self._handles = {
+                name: db.get_column_family_handle(name) for name in keys.COLUMN_FAMILIES
+            }
+        except Exception as error:
+            raise _open_error(path, error) from error
+        self._db: Rdict | None = db
+
+    @property
+    def sequence(self) -> int:
+        return self._open().latest_sequence_number()
+
+    @property
+    def closed(self) -> bool:
+        return self._db is None
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        try:
+            return cast("bytes | None", self._families[family].get(key))
+        except Exception as error:
+            raise _read_error(error) from error
+
+    def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        try:
+            return cast("list[bytes | None]", self._families[family].get(list(keys)))
+        except Exception as error:
+            raise _read_error(error) from error
+
+    def scan(
+        self, family: str, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        if start >= end:
+            return iter(())
+        # set_iterate_lower_bound sets the *upper* bound (rocksdict 0.3.29): never used here.
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        try:
+            cursor = self._families[family].iter(bounds)
+        except Exception as error:
+            raise _read_error(error) from error
+        walk = _descend if reverse else _ascend
+        return walk(cursor, bounds, start)
+
+    def batch(self) -> RocksBatch:
+        self._open()
+        return RocksBatch(self._handles)
+
+    def write(self, batch: Batch) -> int:
+        assert isinstance(batch, RocksBatch)
+        db = self._open()
+        try:
+            if not batch.raw.is_empty():
+                db.write(batch.raw)
+            return db.latest_sequence_number()
+        except Exception as error:
+            raise _write_error("write", error) from error
+
+    def flush(self) -> int:
+        db = self._open()
+        try:
+            sequence = db.latest_sequence_number()
+            db.flush_wal(sync=True)
+            return sequence
+        except Exception as error:
+            raise _write_error("flush", error) from error
+
+    def usage(self) -> DiskUsage:
+        found = os.statvfs(self._path)
+        return DiskUsage(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def approximate_bytes(self) -> int:
+        return sum(map(_allocated_bytes, self._path.iterdir()))
+
+    def close(self) -> None:
+        """Let go of the folder. RocksDB writes its memtables out first, so it may take a while.
+
+        Its lock is released when the last scan is dropped too. Raises DiskError.
+        """
+        db, self._db = self._db, None
+        families = list(self._families.values())  # tidy: a plain dict
+        # Emptied, not replaced: a batch that somebody kept would hold the lock through them.
+        self._families.clear()
+        self._handles.clear()
+        if db is None:
+            return
+        try:
+            for family in families:
+                family.close()
+            db.close()
+        except Exception as error:
+            raise _write_error("close", error) from error
+
+    def _open(self) -> Rdict:
+        if self._db is None:
+            raise StoreClosedError(f"{self._path} was closed")
+        return self._db
+
+
+# rocksdict copies the address of a bound, not its bytes: `bounds` has to live as long as the
+# cursor seeks and steps, or the scan ends anywhere. Hence the parameter that nothing reads.
+
+
+def _ascend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        cursor.seek(start)
+        while cursor.valid():
+            yield cursor.key(), cursor.value()
+            cursor.next()
+        cursor.status()
+    except Exception as error:
+        raise _read_error(error) from error
+    finally:
+        del cursor, bounds  # in this order
+
+
+def _descend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        cursor.seek_to_last()
+        while cursor.valid():
+            key = cursor.key()
+            if key < start:
+                return
+            yield key, cursor.value()
+            cursor.prev()
+        cursor.status()
+    except Exception as error:
+        raise _read_error(error) from error
+    finally:
+        del cursor, bounds  # in this order
+
+
+def _allocated_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # RocksDB deleted it meanwhile
+        return 0
+
+
+def _open_error(path: Path, error: Exception) -> EngineError:
+    text = str(error)
+    if "/LOCK:" in text:
+        return StoreLockedError(
+            f"{path} is in use: another process (or an unfinished scan of this one) has it open. "
+            "Stop the other mailraft node, or give this one a folder of its own"
+        )
+    if "Corruption" in text:
+        return CorruptionError(
+            f"{path} does not open: {text}. Move the folder away and let the node be rebuilt "
+            "from its peers"
+        )
+    return _write_error("open", error)
+
+
+def _read_error(error: Exception) -> EngineError:
+    if isinstance(error, DbClosedError | KeyError):
+        return StoreClosedError("the store was closed")
+    if "Corruption" in str(error):
+        return CorruptionError(str(error))
+    return DiskError(f"read: {error}")
+
+
+def _write_error(what: str, error: Exception) -> DiskError:
+    text = f"{what}: {error}"
+    return DiskFullError(text) if any(reason in text for reason in _FULL) else DiskError(text)

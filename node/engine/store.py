@@ -1,0 +1,381 @@
+"""The storage engine of a node: logs, bodies and state of all its groups in one RocksDB.
+
+All writes go into one stream in program order, unsynced; one flush makes everything before it
+durable, for all groups. So what was applied can never be ahead of the log after a crash.
+
+Threads: flush() belongs to a disk thread (it blocks on the disk and releases the GIL), everything
+else to the event loop's. Neither imports asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Self, assert_never
+
+from mailraft.node.engine import keys, records
+from mailraft.node.engine.backend import Backend, Batch, DiskUsage, Watermark
+from mailraft.node.engine.errors import (
+    DiskError,
+    GroupExistsError,
+    LostWritesError,
+    WrongClusterError,
+    WrongNodeError,
+)
+from mailraft.node.engine.groups import FIRST_GENERATION, GroupState, load_group, newborn
+from mailraft.node.engine.log import GroupLog
+from mailraft.node.engine.options import StoreOptions
+from mailraft.node.engine.records import GroupBirth, Identity
+from mailraft.node.engine.rocks import RocksBackend
+from mailraft.node.engine.view import StateView
+from mailraft.node.engine.watermark import FileWatermark, sync_path
+from mailraft.node.interfaces import (
+    AppendEntries,
+    ApplyWrite,
+    Configuration,
+    Delete,
+    DeleteRange,
+    GroupId,
+    LogBase,
+    Put,
+    ReplicaId,
+    SaveHardState,
+    StoredLog,
+    TruncateLog,
+    Write,
+)
+
+# Raft's log begins behind a first entry that every replica is born with (pysyncobj's index 1).
+BIRTH_INDEX: Final = 1
+BIRTH_TERM: Final = 0
+
+DATABASE_FOLDER: Final = "db"
+WATERMARK_FILE: Final = "watermark"
+
+
+class Store:
+    """One node's folder, open. Made by Store.open()."""
+
+    def __init__(self, backend: Backend, watermark: Watermark) -> None:
+        self._backend = backend
+        self._watermark = watermark
+        self._groups: dict[GroupId, GroupState] = {}
+        self._failed: DiskError | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path, *, cluster_id: str, node: int, options: StoreOptions | None = None
+    ) -> Self:
+        """Open a node's folder, or make a new one.
+
+        Everything that is found is durable when this returns.
+
+        Raises:
+            StoreLockedError: another process has it open.
+            WrongClusterError, WrongNodeError: it is somebody else's.
+            LostWritesError, CorruptionError: every replica in it has to step aside.
+            UnknownFormatError: a newer release wrote it.
+            DiskError, DiskFullError: the disk does not do its work.
+            OSError: the folder cannot be made.
+        """
+        _make_folder(path / DATABASE_FOLDER)
+        backend = RocksBackend(path / DATABASE_FOLDER, options or StoreOptions())
+        try:
+            watermark = FileWatermark(path / WATERMARK_FILE)
+            store = cls(backend, watermark)
+            store.claim(Identity(cluster_id, node), where=str(path))
+        except BaseException:
+            backend.close()
+            raise
+        return store
+
+    def claim(self, identity: Identity, *, where: str) -> None:
+        """Check whose folder it is and that nothing durable is missing; a new one becomes ours."""
+        data = self._backend.get(keys.META, keys.NODE)
+        if data is not None:
+            _check_identity(records.decode_identity(data), identity, where)
+        self._check_nothing_lost(known=data is not None, where=where)
+        if data is None:
+            # The mark first: a folder that has an identity has had a mark ever since.
+            self._watermark.record(self._backend.sequence, force=True)
+            batch = self._backend.batch()
+            batch.put(keys.META, keys.NODE, records.encode_identity(identity))
+            self._write(batch)
+        self._watermark.record(self._sync(), force=True)
+
+    # ---- groups ----------------------------------------------------------------------------------
+
+    def create_group(
+        self, group: GroupId, replica: ReplicaId, configuration: Configuration
+    ) -> None:
+        """A new replica with an empty log, on disk when this returns. Again with the same: nothing.
+
+        Raises GroupExistsError when another replica, or another birth of this one, is there.
+        """
+        if self._backend.get(keys.META, keys.group_record(group)) is not None:
+            found = self._state(group).birth
+            # Once its log was compacted the birth is forgotten, and the replica's id has to do.
+            same_birth = found.base.index > BIRTH_INDEX or (
+                found.base.configuration == configuration
+            )
+            if found.replica != replica or not same_birth:
+                raise GroupExistsError(
+                    f"group {group} has replica {found.replica:#x} here (configuration "
+                    f"{found.base.configuration.version}), not {replica:#x} "
+                    f"(configuration {configuration.version})"
+                )
+            return
+        birth = GroupBirth(
+            replica, LogBase(BIRTH_INDEX, BIRTH_TERM, configuration), FIRST_GENERATION
+        )
+        batch = self._backend.batch()
+        batch.put(keys.META, keys.group_record(group), records.encode_group(birth))
+        self._write(batch)
+        self._sync()
+        self._groups[group] = newborn(group, birth)
+
+    def groups(self) -> list[tuple[GroupId, ReplicaId]]:
+        """Every group with a replica here, by ascending number."""
+        rows = self._backend.scan(keys.META, *keys.GROUP_RECORDS)
+        return [
+            (keys.group_of_record(key), records.decode_group(value).replica) for key, value in rows
+        ]
+
+    def load(self, group: GroupId) -> StoredLog:
+        """What a replica starts from. Verifies both ends of its log, not all that is between.
+
+        Raises UnknownGroupError, LogCorruptError, CorruptionError.
+        """
+        state = self._state(group)
+        base, last_term = state.birth.base, state.birth.base.term
+        if state.last_index > base.index:
+            log = self.log(group)
+            log.term(base.index + 1)
+            last_term = log.entries(state.last_index, state.last_index, 0)[0].term
+        if state.applied.index > state.last_index:
+            raise records.log_corrupt(
+                group,
+                state.applied.index,
+                f"it was applied, but the log ends at {state.last_index}",
+            )
+        return StoredLog(
+            replica=state.birth.replica,
+            base=base,
+            hard_state=state.hard_state,
+            last_index=state.last_index,
+            last_term=last_term,
+            applied_index=state.applied.index,
+        )
+
+    def log(self, group: GroupId) -> GroupLog:
+        self._state(group)
+        return GroupLog(self._backend, self._groups, group)
+
+    def view(self, group: GroupId) -> StateView:
+        return StateView(self._backend, self._state(group).state_prefix)
+
+    def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
+        """A packed body, or None. Its own header proves it (mailraft.wire.bodies)."""
+        generation = self._state(group).birth.generation
+        return self._backend.get(keys.BODY, keys.body(group, generation, index, ordinal))
+
+    def applied(self, group: GroupId) -> tuple[int, int, bytes]:
+        """(index, term, digest) of the last applied entry; the base's when none was."""
+        found = self._state(group).applied
+        return found.index, found.term, found.digest
+
+    # ---- writes ----------------------------------------------------------------------------------
+
+    def write(self, writes: Iterable[Write]) -> int:
+        """Carry out writes in order, together or not at all, and visible at once.
+
+        Answers a sequence number: durable when flush() has answered that or more.
+
+        Raises:
+            InvalidWriteError: a bug of the caller; nothing was written.
+            DiskError, DiskFullError: the store takes no more writes; end the process.
+        """
+        batch = self._backend.batch()
+        changed: dict[GroupId, GroupState] = {}
+        for write in writes:
+            state = changed.get(write.group)
+            if state is None:
+                state = changed[write.group] = self._state(write.group).copy()
+            match write:
+                case AppendEntries():
+                    state.append(write)
+                    _append(batch, state, write)
+                case TruncateLog():
+                    state.truncate(write)
+                    _truncate(batch, state, write)
+                case SaveHardState():
+                    state.save(write)
+                    row = records.encode_hard_state(write.hard_state)
+                    batch.put(keys.META, keys.hard_state(write.group), row)
+                case ApplyWrite():
+                    state.apply(write)
+                    _apply(batch, state, write)
+                case _:
+                    assert_never(write)
+        sequence = self._write(batch)
+        self._groups.update(changed)
+        return sequence
+
+    def flush(self) -> int:
+        """Make durable whatever was written before the call; answers its sequence number.
+
+        Blocks on the disk: for the disk thread only. Raises DiskError, DiskFullError; then what
+        is durable is unknown, and every later write and flush fails too.
+        """
+        sequence = self._sync()
+        try:
+            self._watermark.record(sequence)
+        except DiskError as error:
+            self._failed = error
+            raise
+        return sequence
+
+    @property
+    def sequence(self) -> int:
+        """Of the latest write."""
+        return self._backend.sequence
+
+    @property
+    def watermark_pending(self) -> bool:
+        """True when the last flush is not in the watermark yet.
+
+        The runtime flushes once more after watermark.INTERVAL_SECONDS, so that a burst before a
+        silence is covered as well.
+        """
+        return self._watermark.pending
+
+    # ---- the disk --------------------------------------------------------------------------------
+
+    def disk_usage(self) -> DiskUsage:
+        """Of the file system that the folder is on."""
+        return self._backend.usage()
+
+    def free_bytes(self) -> int:
+        return self.disk_usage().free_bytes
+
+    def approximate_bytes(self) -> int:
+        """What this store's files take of the disk. Walks the folder: not for every request."""
+        return self._backend.approximate_bytes()
+
+    def close(self) -> None:
+        """Flush and let go of the folder; the disk thread has to be idle. Again: nothing.
+
+        Raises DiskError, DiskFullError. After a failed write or flush nothing is flushed.
+        """
+        backend = self._backend
+        try:
+            if self._failed is None and not backend.closed:
+                self._watermark.record(self._sync(), force=True)
+        finally:
+            self._watermark.close()
+            backend.close()
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _state(self, group: GroupId) -> GroupState:
+        state = self._groups.get(group)
+        if state is None:
+            state = self._groups[group] = load_group(self._backend, group)
+        return state
+
+    def _write(self, batch: Batch) -> int:
+        self._check_failed()
+        try:
+            return self._backend.write(batch)
+        except DiskError as error:
+            self._failed = error
+            raise
+
+    def _sync(self) -> int:
+        self._check_failed()
+        try:
+            return self._backend.flush()
+        except DiskError as error:
+            self._failed = error
+            raise
+
+    def _check_failed(self) -> None:
+        # A failed sync may have dropped dirty pages: one that succeeds later proves nothing.
+        if self._failed is not None:
+            raise type(self._failed)(f"an earlier write failed: {self._failed}")
+
+    def _check_nothing_lost(self, *, known: bool, where: str) -> None:
+        mark, found = self._watermark.sequence, self._backend.sequence
+        if mark is None and not known:
+            return
+        if mark is None:
+            reason = f"its {WATERMARK_FILE} file is missing"
+        elif found < mark:
+            reason = f"change {mark} was durable, but the last one found is {found}"
+        else:
+            return
+        raise LostWritesError(
+            f"{where} has lost writes: {reason}. Acknowledged mail may be missing from it, so it "
+            "may not vote. Move the folder away and let the node be rebuilt from its peers"
+        )
+
+
+def _make_folder(path: Path) -> None:
+    """Make it and what leads to it, so that a power cut takes none of it away again."""
+    if not path.exists():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_path(path.parent)
+
+
+def _check_identity(found: Identity, wanted: Identity, where: str) -> None:
+    if found.cluster_id != wanted.cluster_id:
+        raise WrongClusterError(
+            f"{where} belongs to cluster {found.cluster_id!r} (node {found.node}), not to "
+            f"{wanted.cluster_id!r}. Point this node at its own folder, or at an empty one"
+        )
+    if found.node != wanted.node:
+        raise WrongNodeError(
+            f"{where} belongs to node {found.node} of this cluster, not to node {wanted.node}. "
+            "Two nodes on one folder, or one folder under two numbers, would lose acknowledged "
+            "mail: correct the node number or the folder"
+        )
+
+
+def _append(batch: Batch, state: GroupState, write: AppendEntries) -> None:
+    group, generation = state.group, state.birth.generation
+    for entry in write.entries:
+        batch.put(keys.LOG, keys.log_entry(group, entry.index), records.encode_entry(entry))
+        for ordinal, body in enumerate(entry.bodies):
+            batch.put(keys.BODY, keys.body(group, generation, entry.index, ordinal), body)
+
+
+def _truncate(batch: Batch, state: GroupState, write: TruncateLog) -> None:
+    """Up to the end of the group, whatever is there. Later puts of the same batch survive."""
+    group, generation = state.group, state.birth.generation
+    batch.delete_range(
+        keys.LOG,
+        keys.log_entry(group, write.from_index),
+        keys.log_entry(group, keys.INDEX_END),
+    )
+    batch.delete_range(
+        keys.BODY,
+        keys.body(group, generation, write.from_index),
+        keys.body(group, generation, keys.INDEX_END),
+    )
+
+
+def _apply(batch: Batch, state: GroupState, write: ApplyWrite) -> None:
+    prefix = state.state_prefix
+    for effect in write.effects:
+        match effect:
+            case Put(key, value):
+                batch.put(keys.STATE, prefix + key, value)
+            case Delete(key):
+                batch.delete(keys.STATE, prefix + key)
+            case DeleteRange(start, end):
+                batch.delete_range(keys.STATE, prefix + start, prefix + end)
+            case _:
+                assert_never(effect)
+    # Last, so that no effect can cover it.
+    batch.put(keys.STATE, prefix + keys.SHARD_RECORD, records.encode_applied(state.applied))

@@ -1,0 +1,260 @@
+"""What the rooms of a node say to each other. Pure data and protocols; imports no room.
+
+engine      keeps logs and state on disk, and hands out views of them
+consensus   decides the order of entries; sans I/O
+mailstore   a StateMachine: turns committed entries into effects and replies
+shard.py    joins the three for one replica; runtime carries out their I/O
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+GroupId = int  # a shard's number
+ReplicaId = int  # node number << 32 | incarnation; 0 names nobody
+
+
+def replica_id(node: int, incarnation: int) -> ReplicaId:
+    """The id of one life of a replica: never reused, so that an old vote cannot count for a new one."""
+    return node << 32 | incarnation
+
+
+def node_of(replica: ReplicaId) -> int:
+    return replica >> 32
+
+
+class EntryKind(enum.IntEnum):
+    """As mailraft.internal.v1.EntryKind."""
+
+    NOOP = 1
+    COMMAND = 2
+    CONFIGURATION = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a group's log. `bodies` are packed message bodies, in ordinal order."""
+
+    index: int
+    term: int
+    kind: EntryKind
+    payload: bytes = b""
+    bodies: tuple[bytes, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return ENTRY_OVERHEAD_BYTES + len(self.payload) + sum(map(len, self.bodies))
+
+
+ENTRY_OVERHEAD_BYTES = 64  # keys, framing and checksums, for limits that count bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """Raft figure 2: what must be on disk before anything that rests on it is said."""
+
+    term: int = 0
+    voted_for: ReplicaId = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Members of a group. Sorted, so that every process walks them in one order."""
+
+    version: int
+    voters: tuple[ReplicaId, ...]
+    learners: tuple[ReplicaId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogBase:
+    """The position before the first entry that is kept, and the configuration in force there."""
+
+    index: int
+    term: int
+    configuration: Configuration
+
+
+# ---- consensus -> engine: writes, carried out in order, unsynced -------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    group: GroupId
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateLog:
+    """Remove every entry (and its bodies) at or above from_index."""
+
+    group: GroupId
+    from_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveHardState:
+    group: GroupId
+    hard_state: HardState
+
+
+LogWrite = AppendEntries | TruncateLog | SaveHardState
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLog:
+    """What a replica finds on its disk when it starts."""
+
+    replica: ReplicaId
+    base: LogBase
+    hard_state: HardState
+    last_index: int
+    last_term: int
+    applied_index: int
+
+
+class LogReader(Protocol):
+    """Reads one group's log. Indexes outside [base.index + 1, last_index] answer nothing."""
+
+    def entries(self, first: int, last: int, max_bytes: int) -> Sequence[Entry]:
+        """Entries first..last in order, cut after the one that passes max_bytes (at least one).
+
+        Raises LogCorruptError when a checksum does not match or an entry is missing.
+        """
+
+    def term(self, index: int) -> int | None:
+        """The term of one entry, without reading its bodies; None when it is not there."""
+
+
+class LogCorruptError(Exception):
+    """A stored entry is damaged or missing: this replica must step aside, never guess."""
+
+
+# ---- mailstore <-> engine: views and effects ----------------------------------------------------
+
+
+class View(Protocol):
+    """A shard's state as keys and values, keys relative to (shard, generation).
+
+    Reads see every write made before them; a scan is pinned to the moment it starts.
+    """
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end, ascending, or descending when reverse.
+
+        Raises engine.CorruptionError instead of ending early on damaged data.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRange:
+    """Remove start <= key < end."""
+
+    start: bytes
+    end: bytes
+
+
+Effect = Put | Delete | DeleteRange
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one entry did: effects to write in one batch with the new applied index, and an
+    answer per command, in the order of the batch (opaque to the shard)."""
+
+    effects: tuple[Effect, ...]
+    replies: tuple[object, ...] = ()
+
+
+class StateMachine(Protocol):
+    """Deterministic: the same entries give the same effects on every replica.
+
+    No clock, no randomness, no I/O but the view. An exception stops the replica.
+    """
+
+    def apply(self, view: View, entry: Entry) -> Applied: ...
+
+    def encode(self, commands: Sequence[Proposal]) -> tuple[bytes, tuple[bytes, ...]]:
+        """One entry's payload and bodies for proposals that travel together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One command on its way into the log; the command is the state machine's own type."""
+
+    command: object
+    bodies: tuple[bytes, ...] = field(default=())
+
+    @property
+    def size_bytes(self) -> int:
+        return PROPOSAL_OVERHEAD_BYTES + sum(map(len, self.bodies))
+
+
+PROPOSAL_OVERHEAD_BYTES = 512
+
+
+# ---- apply -> engine ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyWrite:
+    """The effects of one entry; the engine puts the applied index into the same batch."""
+
+    group: GroupId
+    index: int
+    term: int
+    effects: tuple[Effect, ...]
+
+
+Write = LogWrite | ApplyWrite
+
+
+# ---- the cluster, as a node may see it -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    node: int
+    name: str
+    address: str
+    zone: str = ""
+    host: str = ""
+
+
+class ClusterView(Protocol):
+    """What a node knows of its cluster, handed in by the composition root."""
+
+    @property
+    def cluster_id(self) -> str: ...
+
+    @property
+    def node(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    def peers(self) -> Sequence[Peer]:
+        """Every node of the cluster, this one included, by ascending number."""
+
+    def groups(self) -> Sequence[tuple[GroupId, Configuration]]:
+        """The groups that this node hosts a replica of."""
+
+    def shard_of_slot(self, slot: int) -> GroupId: ...
