@@ -346,8 +346,8 @@ class BackupSpec(_message.Message):
     BASE_URL_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     target_url: _builtins.str
-    """Where to: a URL whose scheme this cluster supports, for example
-    /backups/monday, mounted on every node. Each node writes its part.
+    """Where to: a folder that every node has mounted, for example /backups/monday,
+    or a URL whose scheme this cluster supports. Each node writes its part.
     """
     base_url: _builtins.str
     """Write only what changed since that backup. Empty: everything."""

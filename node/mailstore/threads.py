@@ -1,0 +1,68 @@
+"""Which thread a message joins.
+
+The simple way: an account keeps, for each message id that a message of it named, the thread of
+the first message that did. A new message joins the thread of the first of its own keys that is
+known (its own id, then what it answers, nearest first), else it starts a thread of its own number.
+A thread is set at delivery and never changes (RFC 8621 section 3), so two threads that a later
+message turns out to join stay two, and subjects are not compared.
+
+Message ids come hashed in the command: whoever proposes it reads `derived`, apply does not. A
+forged collision puts a message into a thread of the account that it could as well have named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import xxhash
+from google.protobuf.message import DecodeError
+
+from mailraft.internal.v1 import command_pb2, record_pb2
+from mailraft.node.engine import keys
+from mailraft.v1 import message_pb2
+
+from . import rules
+from .overlay import Overlay
+
+
+def fill_keys(command: command_pb2.Command) -> None:
+    """What a proposer does to each command: thread_keys, where they are empty, from derived."""
+    match command.WhichOneof("action"):
+        case "deliver":
+            if not command.deliver.thread_keys:
+                command.deliver.thread_keys.extend(keys_of(command.deliver.derived))
+        case "append":
+            for item in command.append.items:
+                if not item.thread_keys:
+                    item.thread_keys.extend(keys_of(item.derived))
+        case _:
+            pass
+
+
+def keys_of(derived: bytes) -> list[int]:
+    """The message's own id first, then those that it answers, nearest first: In-Reply-To, then
+    References backwards (RFC 5322 section 3.6.4). Unreadable bytes have none.
+    """
+    try:
+        read = message_pb2.Derived.FromString(derived)
+    except DecodeError:
+        return []
+    envelope = read.envelope
+    ids = (envelope.message_id, *envelope.in_reply_to, *reversed(read.references))
+    unique = dict.fromkeys(name for name in ids if name)
+    return [xxhash.xxh3_64_intdigest(name.encode()) for name in unique][: rules.THREAD_KEYS_MAX]
+
+
+def join(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int], message: int) -> int:
+    """The thread of a new message; counts it under each of its keys (each once, sorted or not)."""
+    rows = []
+    thread = 0
+    for digest in thread_keys:
+        row = overlay.edit_or_new(keys.thread_key(prefix, digest), record_pb2.ThreadKeyRecord)
+        rows.append(row)
+        thread = thread or row.thread
+    thread = thread or message
+    for row in rows:
+        row.references += 1
+        row.thread = row.thread or thread
+    return thread
