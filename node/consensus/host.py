@@ -1,0 +1,384 @@
+"""All groups of one node behind one function: step(now, inbox, durable) -> Ready.
+
+The shape is etcd-io/raft's: the caller writes, flushes, sends, applies and tells the time. Nothing
+in here waits, and nothing leaves before what it rests on is durable, except entries on their way to
+followers, whose own copies count separately (docs/consensus.md, "Order of things in a turn").
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+
+from mailraft.internal.v1 import raft_pb2
+from mailraft.node.consensus.group import Draft, Group, Journal
+from mailraft.node.consensus.heartbeat import Incoming, Outgoing
+from mailraft.node.consensus.messages import (
+    Appended,
+    AppliedUpTo,
+    Committed,
+    DamagedEntryError,
+    Discarded,
+    Event,
+    GroupStatus,
+    NodeNumber,
+    Outcome,
+    PeerDown,
+    PeerUp,
+    Propose,
+    Ready,
+    Received,
+    Rejected,
+    Stopped,
+    Transfer,
+)
+from mailraft.node.consensus.mutants import Mutant
+from mailraft.node.consensus.settings import Settings
+from mailraft.node.consensus.stock import LEADER, Node, surroundings
+from mailraft.node.interfaces import GroupId, LogReader, LogWrite, StoredLog, node_of
+
+# One frame of a peer stream carries at most this much, or one larger envelope.
+FRAME_BYTES_MAX = 2 * 1024 * 1024
+
+
+class Host:
+    """Every group that this node has a replica of. Not thread safe; one turn at a time.
+
+    `seed` makes election timeouts repeatable. All times are seconds of one clock that never jumps
+    back and counts while the machine sleeps.
+    """
+
+    def __init__(
+        self,
+        node: NodeNumber,
+        *,
+        seed: int,
+        settings: Settings | None = None,
+        mutants: Mutant = Mutant.NONE,
+    ) -> None:
+        self.node = node
+        self._settings = settings or Settings()
+        self._mutants = mutants
+        self._chance = Random(seed)
+        self._groups: dict[GroupId, Group] = {}
+        self._sequence = 0
+        self._durable = 0
+        self._awaiting: deque[tuple[int, Group]] = deque()  # writes that are not durable yet
+        self._held: list[tuple[int, int, raft_pb2.Envelope]] = []  # heap of (sequence, order, _)
+        self._order = 0
+        self._up: set[NodeNumber] = set()
+        self._sessions: dict[NodeNumber, int] = {}
+        self._outgoing: dict[NodeNumber, Outgoing] = {}
+        self._incoming: dict[NodeNumber, Incoming] = {}
+        self._next_heartbeat = 0.0
+        self._reported: dict[GroupId, GroupStatus] = {}
+        # This turn's, emptied by each Ready.
+        self._touched: dict[GroupId, Group] = {}
+        self._outcomes: list[Outcome] = []
+        self._stopped: list[Stopped] = []
+        self._acks: list[tuple[NodeNumber, raft_pb2.HeartbeatAck]] = []
+
+    # ---- groups ---------------------------------------------------------------------------------
+
+    def add_group(self, now: float, group: GroupId, stored: StoredLog, reader: LogReader) -> None:
+        """Start the replica that lies on disk as `stored`."""
+        surroundings.enter(now, self._chance)
+        added = Group(
+            group,
+            stored.replica,
+            stored.base.configuration,
+            Journal(group, stored, reader),
+            self._settings,
+            self._mutants,
+        )
+        self._groups[group] = added
+        for peer in sorted(self._up):
+            self._tell_peer(added, peer, up=True)
+        self._touch(added)
+
+    def remove_group(self, group: GroupId) -> None:
+        self._groups.pop(group, None)
+        self._touched.pop(group, None)
+        self._reported.pop(group, None)
+
+    def status(self, group: GroupId) -> GroupStatus | None:
+        found = self._groups.get(group)
+        return found.status() if found is not None else None
+
+    def leader_heard_s(self, group: GroupId) -> float:
+        """When a follower last heard its leader, on the host's clock; long ago when never."""
+        found = self._groups.get(group)
+        return found.leader_heard_s if found is not None else float("-inf")
+
+    def groups(self) -> tuple[GroupId, ...]:
+        return tuple(sorted(self._groups))
+
+    def match_indexes(self, group: GroupId) -> dict[int, int]:
+        """On a leader: durable index per voter, its own included; empty elsewhere."""
+        found = self._groups.get(group)
+        if found is None or found.role != LEADER:
+            return {}
+        matches = {int(node.id): found.match_index[node] for node in found.peers_in_order()}
+        matches[found.replica] = found.durable_index
+        return matches
+
+    # ---- a turn ---------------------------------------------------------------------------------
+
+    def step(self, now: float, inbox: Sequence[Event], durable: int) -> Ready:
+        """One turn. `durable` is the highest Ready.sequence whose writes are on disk."""
+        surroundings.enter(now, self._chance)
+        self._take_durable(durable)
+        for event in inbox:
+            self._take(event)
+        for group in list(self._groups.values()):
+            if group.election_due():
+                self._touch(group)
+        beat = now >= self._next_heartbeat
+        if beat:
+            self._next_heartbeat = now + self._settings.heartbeat_s
+            for group in self._groups.values():
+                if group.role == LEADER:
+                    self._touch(group)
+        for group in list(self._touched.values()):
+            self._guarded(group, self._turn_of, group)
+        return self._ready(beat=beat)
+
+    def _turn_of(self, group: Group) -> None:
+        group.tick()
+        if group.want_append or (group.role == LEADER and not group.all_caught_up()):
+            group.send_appends()
+
+    def _take_durable(self, durable: int) -> None:
+        if durable > self._sequence:
+            raise AssertionError(f"{durable} cannot be durable: only {self._sequence} was handed out")
+        self._durable = max(self._durable, durable)
+        while self._awaiting and self._awaiting[0][0] <= self._durable:
+            _, group = self._awaiting.popleft()
+            group.on_durable(self._durable)
+            if group.group in self._groups:
+                self._touch(group)
+
+    def _touch(self, group: Group) -> None:
+        self._touched[group.group] = group
+
+    def _guarded(self, group: Group, work: object, *arguments: object) -> None:
+        """One group's exception stops that replica, loudly, and not its neighbours."""
+        try:
+            work(*arguments)  # type: ignore[operator]
+        except DamagedEntryError:
+            return  # as if the message had been lost: it is sent again
+        except Exception as error:
+            self.remove_group(group.group)
+            self._stopped.append(Stopped(group.group, f"{type(error).__name__}: {error}"))
+
+    # ---- events ---------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received():
+                self._take_frame(event)
+            case Propose():
+                self._take_proposal(event)
+            case AppliedUpTo(group, index):
+                if group in self._groups:
+                    self._groups[group].on_applied(index)
+                    self._touch(self._groups[group])
+            case PeerUp(peer):
+                self._up.add(peer)
+                self._outgoing.setdefault(peer, Outgoing()).reconnect()
+                self._tell_groups(peer, up=True)
+            case PeerDown(peer):
+                self._up.discard(peer)
+                self._tell_groups(peer, up=False)
+            case Transfer(group_id, target):
+                group = self._groups.get(group_id)
+                if group is not None:
+                    group.transferLeadership(Node(target) if target else None)
+                    self._touch(group)
+
+    def _tell_groups(self, peer: NodeNumber, *, up: bool) -> None:
+        for group in self._groups.values():
+            self._tell_peer(group, peer, up=up)
+            if group.role == LEADER:
+                self._touch(group)
+
+    def _tell_peer(self, group: Group, peer: NodeNumber, *, up: bool) -> None:
+        for node in group.peers_in_order():
+            if node_of(node.id) == peer:
+                group.on_peer(node, up=up)
+
+    def _take_proposal(self, event: Propose) -> None:
+        group = self._groups.get(event.group)
+        if group is None:
+            self._outcomes.append(Rejected(event.token, event.group, 0))
+            return
+        self._touch(group)
+        discarded = Discarded(event.token, event.group)
+        place = group.propose(
+            Draft(event.kind, event.payload, event.bodies),
+            lambda: self._outcomes.append(discarded),
+        )
+        if place is None:
+            self._outcomes.append(Rejected(event.token, event.group, group.leader))
+        else:
+            self._outcomes.append(Appended(event.token, event.group, *place))
+
+    def _take_frame(self, event: Received) -> None:
+        session = self._sessions.get(event.peer, -1)
+        if event.session < session:
+            return  # row 4: from a connection that has been replaced
+        if event.session > session:
+            self._sessions[event.peer] = event.session
+            self._incoming[event.peer] = Incoming()
+        frame = event.frame
+        for envelope in frame.envelopes:
+            group = self._groups.get(envelope.group)
+            if group is None or node_of(envelope.from_replica) != event.peer:
+                continue
+            self._touch(group)
+            self._guarded(group, group.receive, envelope)
+        if frame.HasField("heartbeat"):
+            self._take_heartbeat(event.peer, frame.heartbeat)
+        if frame.HasField("heartbeat_ack"):
+            self._take_heartbeat_ack(event.peer, frame.heartbeat_ack)
+
+    def _take_heartbeat(self, peer: NodeNumber, beat: raft_pb2.Heartbeat) -> None:
+        incoming = self._incoming[peer]
+        known, ack = incoming.take(beat)
+        self._acks.append((peer, ack))
+        if not known:
+            return
+        for group_id, term in incoming.led:
+            group = self._groups.get(group_id)
+            if group is None:
+                continue
+            if group.term == term and node_of(group.leader) == peer:
+                group.heard_leader()
+            elif group.term > term:
+                for node in group.peers_in_order():
+                    if node_of(node.id) == peer:
+                        group.send(node.id, term_notice=raft_pb2.TermNotice())
+                        self._touch(group)
+
+    def _take_heartbeat_ack(self, peer: NodeNumber, ack: raft_pb2.HeartbeatAck) -> None:
+        outgoing = self._outgoing.setdefault(peer, Outgoing())
+        if not outgoing.acknowledged(ack):
+            return
+        for group_id, term in outgoing.led:
+            group = self._groups.get(group_id)
+            if group is None or group.role != LEADER or group.term != term:
+                continue
+            for node in group.peers_in_order():
+                if node_of(node.id) == peer:
+                    group.last_response[node] = surroundings.now
+
+    # ---- Ready ----------------------------------------------------------------------------------
+
+    def _ready(self, *, beat: bool) -> Ready:
+        writes = self._collect_writes()
+        committed: list[Committed] = []
+        changed: list[GroupStatus] = []
+        for group in self._touched.values():
+            self._hold_or_release(group)
+            entries = group.take_committed()
+            if entries is not None:
+                committed.append(entries)
+            status = group.status()
+            before = self._reported.get(group.group)
+            if before is None or _leadership(before) != _leadership(status):
+                self._reported[group.group] = status
+                changed.append(status)
+        outcomes, self._outcomes = tuple(self._outcomes), []
+        stopped, self._stopped = tuple(self._stopped), []
+        self._touched = {}
+        return Ready(
+            sequence=self._sequence,
+            writes=writes,
+            messages=tuple(self._frames(beat=beat)),
+            committed=tuple(committed),
+            outcomes=outcomes,
+            changed=tuple(changed),
+            stopped=stopped,
+        )
+
+    def _collect_writes(self) -> tuple[LogWrite, ...]:
+        sequence = self._sequence + 1
+        writes: list[LogWrite] = []
+        for group in self._touched.values():
+            own = group.take_writes(sequence)
+            if own:
+                writes.extend(own)
+                self._awaiting.append((sequence, group))
+        if writes:
+            self._sequence = sequence
+        return tuple(writes)
+
+    def _hold_or_release(self, group: Group) -> None:
+        for envelope, must_wait in group.take_envelopes():
+            self._order += 1
+            until = group.last_write if must_wait else 0
+            if self._mutants & Mutant.REVEAL_BEFORE_FLUSH:
+                until = 0
+            heapq.heappush(self._held, (until, self._order, envelope))
+
+    def _frames(self, *, beat: bool) -> list[tuple[NodeNumber, raft_pb2.ExchangeRequest]]:
+        """Envelopes whose time has come, heartbeats and their answers, a frame or more per peer."""
+        due: list[tuple[int, raft_pb2.Envelope]] = []
+        while self._held and self._held[0][0] <= self._durable:
+            _, order, envelope = heapq.heappop(self._held)
+            due.append((order, envelope))
+        due.sort(key=lambda item: item[0])
+        frames = _Frames()
+        for _, envelope in due:
+            peer = node_of(envelope.to_replica)
+            if peer in self._up:
+                frames.add(peer, envelope)
+        for peer, ack in self._acks:
+            if peer in self._up:
+                frames.open(peer).heartbeat_ack.CopyFrom(ack)
+        self._acks = []
+        if beat:
+            for peer in sorted(self._up):
+                outgoing = self._outgoing.setdefault(peer, Outgoing())
+                outgoing.update(self._led_at(peer))
+                frames.open(peer).heartbeat.CopyFrom(outgoing.beat())
+        return frames.done
+
+    def _led_at(self, peer: NodeNumber) -> list[tuple[GroupId, int]]:
+        return [
+            (group.group, group.term)
+            for group in self._groups.values()
+            if group.role == LEADER and any(node_of(n.id) == peer for n in group.other_nodes)
+        ]
+
+
+class _Frames:
+    """Envelopes packed into frames of bounded size, in order, per peer."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[NodeNumber, raft_pb2.ExchangeRequest]] = []
+        self._open: dict[NodeNumber, tuple[raft_pb2.ExchangeRequest, int]] = {}
+
+    def open(self, peer: NodeNumber) -> raft_pb2.ExchangeRequest:
+        frame = self._open.get(peer)
+        return frame[0] if frame is not None else self._begin(peer, 0)
+
+    def add(self, peer: NodeNumber, envelope: raft_pb2.Envelope) -> None:
+        size_bytes = envelope.ByteSize()
+        frame, used_bytes = self._open.get(peer, (None, 0))
+        if frame is None or used_bytes + size_bytes > FRAME_BYTES_MAX:
+            frame, used_bytes = self._begin(peer, 0), 0
+        frame.envelopes.append(envelope)
+        self._open[peer] = (frame, used_bytes + size_bytes)
+
+    def _begin(self, peer: NodeNumber, used_bytes: int) -> raft_pb2.ExchangeRequest:
+        frame = raft_pb2.ExchangeRequest()
+        self.done.append((peer, frame))
+        self._open[peer] = (frame, used_bytes)
+        return frame
+
+
+def _leadership(status: GroupStatus) -> tuple[int, int, bool]:
+    return status.leader, status.term, status.leading

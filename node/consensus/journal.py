@@ -1,0 +1,199 @@
+"""The log of one group as pysyncobj sees it: what the engine holds, plus what this turn adds.
+
+pysyncobj looks at indexes and terms only (its replication and apply loops are corrected), so that is
+all it gets; entries travel past it. Writes collect here until the host takes them for Ready.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import overload
+
+from mailraft.node.interfaces import (
+    AppendEntries,
+    Entry,
+    EntryKind,
+    GroupId,
+    HardState,
+    LogCorruptError,
+    LogReader,
+    LogWrite,
+    SaveHardState,
+    StoredLog,
+    TruncateLog,
+)
+
+# Entries kept in memory behind the end of the log, for followers that keep up and for apply.
+TAIL_BYTES_MAX = 4 * 1024 * 1024
+
+# What pysyncobj gets for an entry: (in place of its command) the index, the index, the term.
+Stub = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry that has no place in the log yet."""
+
+    kind: EntryKind
+    payload: bytes
+    bodies: tuple[bytes, ...] = ()
+
+
+class Journal:
+    """Implements pysyncobj's journal protocol (its journal.Journal) over LogReader and a tail.
+
+    Positions in __getitem__ count from the base entry, which is always there, as pysyncobj expects.
+    """
+
+    def __init__(self, group: GroupId, stored: StoredLog, reader: LogReader) -> None:
+        self._group = group
+        self._reader = reader
+        self._base_index, self._base_term = stored.base.index, stored.base.term
+        self._last: Stub = (stored.last_index, stored.last_index, stored.last_term)
+        self._hard_state = stored.hard_state
+        self._start_commit = max(stored.applied_index, stored.base.index)
+        self._tail: OrderedDict[int, Entry] = OrderedDict()
+        self._tail_bytes = 0
+        self._writes: list[LogWrite] = []
+        self._appending: list[Entry] = []
+        self._truncated = False
+
+    # ---- what mailraft asks ---------------------------------------------------------------------
+
+    @property
+    def base_index(self) -> int:
+        return self._base_index
+
+    @property
+    def last_index(self) -> int:
+        return self._last[1]
+
+    def term(self, index: int) -> int | None:
+        """Term of an entry; None below the base, above the end."""
+        if index == self._last[1]:
+            return self._last[2]
+        if index == self._base_index:
+            return self._base_term
+        if not self._base_index < index < self._last[1]:
+            return None
+        entry = self._tail.get(index)
+        return entry.term if entry is not None else self._reader.term(index)
+
+    def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        """Entries first..last, from memory or disk, cut after the one that passes max_bytes."""
+        found: list[Entry] = []
+        size_bytes, index = 0, first
+        while index <= last and size_bytes < max_bytes:
+            entry = self._tail.get(index)
+            if entry is None:
+                # The tail is contiguous up to the end: what is missing lies below it, on disk.
+                below_tail = min(last, next(iter(self._tail), last + 1) - 1)
+                read = self._reader.entries(index, below_tail, max_bytes - size_bytes)
+                if not read:
+                    raise LogCorruptError(f"group {self._group} has no entry {index}")
+                found.extend(read)
+                size_bytes += sum(e.size_bytes for e in read)
+                index += len(read)
+                continue
+            found.append(entry)
+            size_bytes += entry.size_bytes
+            index += 1
+        return found
+
+    def take_writes(self) -> tuple[LogWrite, ...]:
+        """This turn's writes, in program order. They are on their way to the engine now, so
+        what the tail lets go from here on can be read back."""
+        self._close_append()
+        writes, self._writes = tuple(self._writes), []
+        while self._tail_bytes > TAIL_BYTES_MAX and len(self._tail) > 1:
+            _, entry = self._tail.popitem(last=False)
+            self._tail_bytes -= entry.size_bytes
+        return writes
+
+    def take_truncated(self) -> bool:
+        """Whether the log got shorter since this was last asked."""
+        truncated, self._truncated = self._truncated, False
+        return truncated
+
+    # ---- what pysyncobj asks --------------------------------------------------------------------
+
+    def add(self, command: Draft | Entry | bytes, index: int, term: int) -> None:
+        if index != self._last[1] + 1:
+            raise AssertionError(f"entry {index} cannot follow {self._last[1]}")
+        match command:
+            case Entry():
+                entry = command
+            case Draft(kind, payload, bodies):
+                entry = Entry(index, term, kind, payload, bodies)
+            case _:  # pysyncobj's own no-op, at the start of a leader's term
+                entry = Entry(index, term, EntryKind.NOOP)
+        self._appending.append(entry)
+        self._tail[index] = entry
+        self._tail_bytes += entry.size_bytes
+        self._last = (index, index, term)
+
+    def deleteEntriesFrom(self, position: int) -> None:  # noqa: N802  # pysyncobj's name
+        first = self._base_index + position
+        previous_term = self.term(first - 1)
+        if previous_term is None:
+            raise AssertionError(f"cannot truncate at {first}: nothing before it")
+        self._close_append()
+        self._writes.append(TruncateLog(self._group, first))
+        self._truncated = True
+        while self._tail and next(reversed(self._tail)) >= first:
+            _, entry = self._tail.popitem()
+            self._tail_bytes -= entry.size_bytes
+        self._last = (first - 1, first - 1, previous_term)
+
+    def setCurrentTerm(self, term: int, voted_for: int | None) -> None:  # noqa: N802
+        state = HardState(term, voted_for or 0)
+        if state != self._hard_state:
+            self._close_append()
+            self._hard_state = state
+            self._writes.append(SaveHardState(self._group, state))
+
+    def getCurrentTerm(self) -> int:  # noqa: N802
+        return self._hard_state.term
+
+    def getVotedForNodeId(self) -> int | None:  # noqa: N802
+        return self._hard_state.voted_for or None
+
+    def getRaftCommitIndex(self) -> int:  # noqa: N802
+        # What was applied was committed (row 22): no replay from index 1 after a restart.
+        return self._start_commit
+
+    def setRaftCommitIndex(self, _index: int) -> None:  # noqa: N802
+        return  # the applied index is durable with its effects; the rest is learnt from the leader
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802
+        return
+
+    def _destroy(self) -> None:
+        return
+
+    def __len__(self) -> int:
+        return self._last[1] - self._base_index + 1
+
+    @overload
+    def __getitem__(self, item: int) -> Stub: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Stub]: ...
+    def __getitem__(self, item: int | slice) -> Stub | list[Stub]:
+        if isinstance(item, int):
+            if item == -1:
+                return self._last
+            return self._stub(self._base_index + (item if item >= 0 else len(self) + item))
+        start, stop, _ = item.indices(len(self))
+        return [self._stub(self._base_index + position) for position in range(start, stop)]
+
+    def _stub(self, index: int) -> Stub:
+        term = self.term(index)
+        if term is None:
+            raise IndexError(index)
+        return (index, index, term)
+
+    def _close_append(self) -> None:
+        if self._appending:
+            self._writes.append(AppendEntries(self._group, tuple(self._appending)))
+            self._appending = []

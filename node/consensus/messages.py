@@ -1,0 +1,183 @@
+"""What goes in and out of a Host: events, messages, Ready. Immutable.
+
+Raft messages are the protobuf envelopes of mailraft.internal.v1; entries inside them are verified
+and turned into interfaces.Entry once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mailraft.internal.v1 import raft_pb2
+from mailraft.node.engine.checksum import entry_checksum
+from mailraft.node.interfaces import Entry, EntryKind, GroupId, LogWrite, ReplicaId
+
+NodeNumber = int
+Token = int  # names a proposal; chosen by the caller, unique while it is open
+
+
+# ---- events: what a host is told -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """The stream to a peer is open."""
+
+    peer: NodeNumber
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    peer: NodeNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One frame from a peer. `session` is that of the stream's Hello."""
+
+    peer: NodeNumber
+    session: int
+    frame: raft_pb2.ExchangeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Append one entry, if this replica leads."""
+
+    group: GroupId
+    token: Token
+    kind: EntryKind
+    payload: bytes
+    bodies: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedUpTo:
+    """Everything handed on up to here has been applied: hand on more."""
+
+    group: GroupId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Hand leadership to another replica, if this one leads (Raft thesis section 3.10)."""
+
+    group: GroupId
+    target: ReplicaId  # 0: the voter that is furthest ahead
+
+
+Event = PeerUp | PeerDown | Received | Propose | AppliedUpTo | Transfer
+
+
+# ---- Ready: what a host wants done ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A proposal has a place in this leader's log. It may still be lost."""
+
+    token: Token
+    group: GroupId
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A proposal was not appended anywhere: this replica does not lead."""
+
+    token: Token
+    group: GroupId
+    leader: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """Another entry was committed in a proposal's place: it will never be applied."""
+
+    token: Token
+    group: GroupId
+
+
+Outcome = Appended | Rejected | Discarded
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Entries to apply, in order, exactly once; the next ones come after AppliedUpTo."""
+
+    group: GroupId
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """A replica's place in its group, as it sees it."""
+
+    group: GroupId
+    replica: ReplicaId
+    leader: ReplicaId  # 0: unknown
+    term: int
+    leading: bool
+    commit_index: int
+    last_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A replica met something it must not survive (a damaged log, a broken promise)."""
+
+    group: GroupId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What one turn wants done: write `writes` in order, send `messages` at once, apply `committed`.
+
+    `sequence` names the writes of this turn and before; messages that rest on them stay in the
+    host until a later step is told that they are durable.
+    """
+
+    sequence: int
+    writes: tuple[LogWrite, ...]
+    messages: tuple[tuple[NodeNumber, raft_pb2.ExchangeRequest], ...]
+    committed: tuple[Committed, ...]
+    outcomes: tuple[Outcome, ...]
+    changed: tuple[GroupStatus, ...]
+    stopped: tuple[Stopped, ...]
+
+
+# ---- entries on the wire -------------------------------------------------------------------------
+
+
+class DamagedEntryError(ValueError):
+    """An entry's checksum does not match what arrived."""
+
+
+def entry_to_wire(entry: Entry) -> raft_pb2.LogEntry:
+    return raft_pb2.LogEntry(
+        index=entry.index,
+        term=entry.term,
+        kind=int(entry.kind),  # type: ignore[arg-type]  # same numbers, tested
+        payload=entry.payload,
+        bodies=entry.bodies,
+        crc32c=entry_checksum(entry),
+    )
+
+
+def entries_from_wire(wire: Iterable[raft_pb2.LogEntry]) -> list[Entry]:
+    """Raises DamagedEntryError on a checksum that does not match or a kind nobody knows."""
+    entries = []
+    for sent in wire:
+        try:
+            kind = EntryKind(sent.kind)
+        except ValueError as error:
+            raise DamagedEntryError(f"entry {sent.index} is of unknown kind {sent.kind}") from error
+        entry = Entry(sent.index, sent.term, kind, sent.payload, tuple(sent.bodies))
+        if entry_checksum(entry) != sent.crc32c:
+            raise DamagedEntryError(f"entry {sent.index} arrived damaged")
+        entries.append(entry)
+    return entries

@@ -1,0 +1,73 @@
+"""What the corrections share: one replica's identity, journal and outgoing envelopes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mailraft.internal.v1 import raft_pb2
+from mailraft.node.consensus.journal import Journal
+from mailraft.node.consensus.mutants import Mutant
+from mailraft.node.consensus.settings import Settings
+from mailraft.node.consensus.stock import Node, Outbox, Stock, SyncObjConf
+from mailraft.node.interfaces import Configuration, GroupId, ReplicaId
+
+
+class ReplicaBase(Stock):
+    """pysyncobj bound to a journal and an outbox, with nothing corrected yet."""
+
+    def __init__(
+        self,
+        group: GroupId,
+        replica: ReplicaId,
+        configuration: Configuration,
+        journal: Journal,
+        settings: Settings,
+        mutants: Mutant,
+    ) -> None:
+        self.group, self.replica, self.configuration = group, replica, configuration
+        self.journal, self.settings, self.mutants = journal, settings, mutants
+        self.is_voter = replica in configuration.voters
+        self.election_timeout_s = settings.election_timeout_min_s
+        self.outbox = Outbox()
+        self._envelopes: list[raft_pb2.Envelope] = []
+        super().__init__(
+            Node(replica),
+            [Node(voter) for voter in configuration.voters if voter != replica],
+            SyncObjConf(
+                autoTick=False,  # row 18: the host ticks, no thread a group
+                appendEntriesUseBatch=False,  # row 19: True waits for the heartbeat period
+                journalFile=journal,
+                raftMinTimeout=settings.election_timeout_min_s,
+                raftMaxTimeout=settings.election_timeout_max_s,
+                appendEntriesPeriod=settings.heartbeat_s,
+                # Row 8: a leader that hears no quorum for an election timeout leads no more.
+                leaderFallbackTimeout=settings.election_timeout_min_s,
+                connectionTimeout=settings.election_timeout_max_s,
+                commandsWaitLeader=False,
+                commandsQueueSize=0,  # bounded by the caller, who hands on one entry a turn
+                tcp_keepalive=None,
+            ),
+            transport=self.outbox,
+        )
+
+    @property
+    def leader(self) -> ReplicaId:
+        """Replica id of the leader this replica follows or is; 0: none known."""
+        node = self.leader_node
+        return int(node.id) if node is not None else 0
+
+    def peers_in_order(self) -> list[Node]:
+        """The other voters, ascending: every process walks them alike (row 23)."""
+        return sorted(self.other_nodes, key=lambda node: int(node.id))
+
+    def send(self, to: ReplicaId, **body: Any) -> None:
+        """Queue one envelope; `body` is one field of Envelope.body."""
+        self._envelopes.append(
+            raft_pb2.Envelope(
+                group=self.group,
+                from_replica=self.replica,
+                to_replica=to,
+                term=self.term,
+                **body,
+            )
+        )

@@ -1,0 +1,21 @@
+"""Times and sizes of consensus. Units last in names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Raft section 5.6: broadcast time << election timeout << time between failures."""
+
+    heartbeat_s: float = 0.1
+    election_timeout_min_s: float = 0.5
+    election_timeout_max_s: float = 1.0
+    tick_s: float = 0.05
+
+    # Row 13: what may be on its way to one peer of one group, and what one message carries.
+    send_window_bytes: int = 4 * 1024 * 1024
+    message_bytes: int = 1024 * 1024
+    # What is handed on to be applied at a time.
+    apply_bytes: int = 4 * 1024 * 1024
