@@ -1,0 +1,196 @@
+"""The loop that carries out Ready: write, flush, send, apply, answer.
+
+One turn of consensus a flush, not one an event: what arrives while the disk is busy is taken
+together (a grpc.aio server accepts about one call a turn of its loop, so work per turn multiplies
+into every call). The loop writes unsynced, in program order; the disk thread only ever flushes, since
+writing holds the GIL and flushing does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from mailraft.internal.v1 import raft_pb2
+from mailraft.node.consensus.host import Host
+from mailraft.node.consensus.messages import (
+    Appended,
+    AppliedUpTo,
+    Discarded,
+    Event,
+    Propose,
+    Ready,
+    Rejected,
+)
+from mailraft.node.consensus.settings import Settings
+from mailraft.node.engine.store import Store
+from mailraft.node.interfaces import ApplyWrite, Entry, GroupId
+from mailraft.node.shard import Leadership, Replica
+
+log = logging.getLogger(__name__)
+
+# Frames from peers that wait for a turn; past it their streams are read no further.
+INBOX_EVENTS_MAX = 4_096
+# How long what was flushed may wait for the watermark that proves it (docs/guarantees.md).
+WATERMARK_S = 0.1
+
+
+class Streams(Protocol):
+    """Where frames go."""
+
+    def send(self, peer: int, frame: raft_pb2.ExchangeRequest) -> None:
+        """Queue a frame; drops it when the peer's queue is full or its stream is down."""
+
+
+def now_s() -> float:
+    """Seconds of a clock that never jumps and counts while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Runtime:
+    """Owns the store and the host of a node; everything but the flush runs on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        replicas: Mapping[GroupId, Replica],
+        streams: Streams,
+        settings: Settings,
+    ) -> None:
+        self._store, self._host, self._streams = store, host, streams
+        self._replicas, self._settings = replicas, settings
+        self._inbox: list[Event] = []
+        self._room = asyncio.Event()
+        self._room.set()
+        self._due = asyncio.Event()
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._flush: asyncio.Future[int] | None = None
+        self._flush_covers = 0
+        self._flushed_s = now_s()
+        self._written = 0
+        self._durable = 0
+        self._stopping = False
+
+    # ---- for streams, replicas and services -------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to the next turn."""
+        self._inbox.append(event)
+        if len(self._inbox) >= INBOX_EVENTS_MAX:
+            self._room.clear()
+        self.wake()
+
+    async def room(self) -> None:
+        """Wait until the inbox takes more: what reads from a peer calls this between frames."""
+        await self._room.wait()
+
+    def wake(self) -> None:
+        """There is work. While a flush is under way it waits for the flush, and is taken with the rest."""
+        if self._flush is None:
+            self._due.set()
+
+    # ---- the loop ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn until stopped. Raises DiskError when the disk failed: the process must end then."""
+        while not self._stopping:
+            try:
+                await asyncio.wait_for(self._due.wait(), self._settings.tick_s)
+            except TimeoutError:
+                pass  # a tick without an event
+            self._due.clear()
+            await self._turn()
+
+    async def stop(self) -> None:
+        """End after the turn under way; what was written is flushed."""
+        self._stopping = True
+        self._due.set()
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+        for replica in self._replicas.values():
+            replica.stop("this node shuts down")
+
+    def close(self) -> None:
+        self._disk.shutdown(wait=True)
+
+    async def _turn(self) -> None:
+        self._collect_flush()
+        inbox, self._inbox = self._inbox, []
+        self._room.set()
+        for replica in self._replicas.values():
+            entry = replica.next_entry()
+            if entry is not None:
+                inbox.append(
+                    Propose(replica.group, entry.token, entry.kind, entry.payload, entry.bodies)
+                )
+        ready = self._host.step(now_s(), inbox, self._durable)
+        if ready.writes:
+            self._store.write(ready.writes)
+            self._written = ready.sequence
+        self._begin_flush()
+        for peer, frame in ready.messages:
+            self._streams.send(peer, frame)
+        self._tell_replicas(ready)
+        for committed in ready.committed:
+            await self._apply(committed.group, committed.entries)
+
+    def _tell_replicas(self, ready: Ready) -> None:
+        for stopped in ready.stopped:
+            log.critical("replica of shard %d stops: %s", stopped.group, stopped.reason)
+            self._replicas[stopped.group].stop("this replica stopped itself; see the node's log")
+        for status in ready.changed:
+            leadership = Leadership(status.leader, status.term, status.leading)
+            self._replicas[status.group].lead(leadership)
+        for outcome in ready.outcomes:
+            replica = self._replicas[outcome.group]
+            match outcome:
+                case Appended(token, _, index, term):
+                    replica.placed(token, index, term)
+                case Rejected(token):
+                    replica.rejected(token)
+                case Discarded(token):
+                    replica.discarded(token)
+
+    async def _apply(self, group: GroupId, entries: tuple[Entry, ...]) -> None:
+        """Apply entries in order, giving way to calls between two of them."""
+        replica = self._replicas[group]
+        for entry in entries:
+            try:
+                done = replica.apply(entry)
+            except Exception:
+                # Row 21: a replica that cannot apply stops itself, and not its neighbours.
+                log.critical("shard %d cannot apply entry %d", group, entry.index, exc_info=True)
+                self._host.remove_group(group)
+                replica.stop("this replica could not apply an entry; see the node's log")
+                return
+            self._store.write([ApplyWrite(group, entry.index, entry.term, done.effects)])
+            replica.applied(entry, done)
+            await asyncio.sleep(0)
+        self.tell(AppliedUpTo(group, entries[-1].index))
+
+    # ---- flushing ---------------------------------------------------------------------------------
+
+    def _begin_flush(self) -> None:
+        """One flush at a time; it makes durable whatever was written before it began."""
+        if self._flush is not None:
+            return
+        overdue = self._store.watermark_pending and now_s() - self._flushed_s > WATERMARK_S
+        if self._written == self._durable and not overdue:
+            return
+        self._flush_covers = self._written
+        loop = asyncio.get_running_loop()
+        self._flush = loop.run_in_executor(self._disk, self._store.flush)
+        self._flush.add_done_callback(lambda _: self._due.set())
+
+    def _collect_flush(self) -> None:
+        if self._flush is None or not self._flush.done():
+            return
+        flush, self._flush = self._flush, None
+        flush.result()  # any error ends the process: what is durable now is unknown (fsyncgate)
+        self._durable = max(self._durable, self._flush_covers)
+        self._flushed_s = now_s()

@@ -1,0 +1,174 @@
+"""One storage node, put together: store, consensus, replicas, peer streams, services, one port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+from mailraft.internal.v1 import command_pb2, peer_service_pb2_grpc
+from mailraft.node import services
+from mailraft.node.consensus.host import Host
+from mailraft.node.consensus.settings import Settings
+from mailraft.node.engine.options import StoreOptions
+from mailraft.node.engine.store import Store
+from mailraft.node.interfaces import ClusterView, GroupId, Proposal
+from mailraft.node.mailstore.machine import MailStateMachine
+from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
+from mailraft.node.runtime import Runtime, now_s
+from mailraft.node.shard import Replica
+from mailraft.v1 import error_pb2
+from mailraft.wire import errors
+from mailraft.wire.credentials import SERVER_OPTIONS, AnyCredentials, add_port
+from mailraft.wire.slots import slot_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    data_dir: Path
+    listen_address: str
+    credentials: AnyCredentials
+    store: StoreOptions = StoreOptions()  # noqa: RUF009  # immutable
+    consensus: Settings = Settings()  # noqa: RUF009  # immutable
+
+
+class NodeServer:
+    """A storage node in this process, on the running event loop."""
+
+    def __init__(
+        self,
+        *,
+        options: NodeOptions,
+        view: ClusterView,
+        maps: services.Maps,
+        extra_services: Sequence[Callable[[grpc.aio.Server], None]] = (),
+    ) -> None:
+        self._options, self.cluster = options, view
+        self._maps, self._extra_services = maps, extra_services
+        self._store: Store | None = None
+        self._replicas: dict[GroupId, Replica] = {}
+        self._runtime: Runtime | None = None
+        self._streams: PeerStreams | None = None
+        self._server: grpc.aio.Server | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # ---- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> str:
+        """Open the store, join the cluster, serve; answers the address it listens at.
+
+        Raises errors of the engine (another cluster's folder, a second process, lost writes) and
+        OSError when the port is taken.
+        """
+        view, options = self.cluster, self._options
+        self._store = Store.open(
+            options.data_dir, cluster_id=view.cluster_id, node=view.node, options=options.store
+        )
+        host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
+        self._streams = PeerStreams(view, options.credentials, self._tell)
+        self._runtime = Runtime(
+            self._store, host, self._replicas, self._streams, options.consensus
+        )
+        for group, configuration in view.groups():
+            mine = [r for r in configuration.voters if r >> 32 == view.node]
+            self._store.create_group(group, mine[0], configuration)
+            stored = self._store.load(group)
+            host.add_group(now_s(), group, stored, self._store.log(group))
+            self._replicas[group] = self._replica(host, group, stored.replica, stored.applied_index)
+        self._server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
+        await services.register(self._server, self, self._maps, version("mailraft"))
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
+            PeerService(view, self._runtime), self._server
+        )
+        for add in self._extra_services:
+            add(self._server)
+        port = add_port(self._server, options.listen_address, options.credentials)
+        await self._server.start()
+        self._streams.start()
+        self._running = asyncio.create_task(self._runtime.run(), name="runtime")
+        self._running.add_done_callback(self._on_runtime_end)
+        return f"{options.listen_address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish calls under way (at most grace_s), flush, close."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+        if self._streams is not None:
+            await self._streams.stop()
+        if self._runtime is not None:
+            await self._runtime.stop()
+            if self._running is not None:
+                await asyncio.wait([self._running])
+            self._runtime.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _on_runtime_end(self, running: asyncio.Task[None]) -> None:
+        if running.cancelled() or self.failed.done():
+            return
+        error = running.exception()
+        if error is not None:
+            self.failed.set_exception(error)
+
+    def _replica(self, host: Host, group: GroupId, replica: int, applied_index: int) -> Replica:
+        assert self._store is not None and self._runtime is not None
+        return Replica(
+            group,
+            replica,
+            MailStateMachine(),
+            self._store.view(group),
+            applied_index,
+            wake=self._runtime.wake,
+            now=now_s,
+            heard=lambda: host.leader_heard_s(group),
+            barrier=self._barrier,
+        )
+
+    def _barrier(self) -> Proposal:
+        command = command_pb2.Command(time_ms=self.wall_ms())
+        command.read_barrier.SetInParent()
+        return Proposal(command)
+
+    def _tell(self, event: object) -> None:
+        assert self._runtime is not None
+        self._runtime.tell(event)  # type: ignore[arg-type]
+
+    # ---- what services ask (services.base.Shards) ---------------------------------------------------
+
+    @property
+    def node_name(self) -> str:
+        return next(p.name for p in self.cluster.peers() if p.node == self.cluster.node)
+
+    def replica_for_account(self, account_id: str) -> Replica:
+        shard = self.cluster.shard_of_slot(slot_of(account_id))
+        replica = self._replicas.get(shard)
+        if replica is None:
+            raise errors.StaleRouteError(
+                f"node {self.node_name} has no replica of shard {shard}",
+                detail=error_pb2.StaleRoute(
+                    epoch=self.cluster.epoch, shard=shard, cluster_id=self.cluster.cluster_id
+                ),
+            )
+        return replica
+
+    def replicas(self) -> Iterable[Replica]:
+        return self._replicas.values()
+
+    def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
+        assert self._store is not None
+        return self._store.body(group, index, ordinal)
+
+    def now_s(self) -> float:
+        return now_s()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000

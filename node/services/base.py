@@ -1,0 +1,193 @@
+"""What services share: what the composition root hands in, and how a call gets to its handler.
+
+A handler is `async (request, Call) -> response`, or an async generator for a stream of responses.
+It raises MailraftError, or Refused of the mailstore; whoever runs it (gRPC here, BatchService)
+turns that into a status. So a call in a batch and a call alone run the same code.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from mailraft.node.interfaces import ClusterView, GroupId
+from mailraft.node.mailstore.errors import Refused
+from mailraft.node.shard import Replica
+from mailraft.wire import errors, limits, metadata
+
+from . import convert
+
+# A reply, what grpc adds and the status of a batch's other items stay below limits.RPC_MAX_BYTES.
+REPLY_MAX_BYTES = limits.RPC_MAX_BYTES - 512 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Shards(Protocol):
+    """What services get from the composition root."""
+
+    @property
+    def cluster(self) -> ClusterView: ...
+
+    @property
+    def node_name(self) -> str: ...
+
+    def replica_for_account(self, account_id: str) -> Replica:
+        """This node's replica of the account's shard.
+
+        Raises StaleRouteError with the current epoch when there is none here.
+        """
+
+    def replicas(self) -> Iterable[Replica]:
+        """Every replica here, in any order."""
+
+    def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
+        """A packed body as it is stored (mailraft.wire.bodies); None when it is not there."""
+
+    def now_s(self) -> float:
+        """The monotonic clock that Replica takes deadlines on."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call on its way through a handler."""
+
+    deadline_s: float  # on Shards.now_s
+
+
+Unary = Callable[[Any, Call], Awaitable[Message]]
+Stream = Callable[[Any, Call], AsyncIterator[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The handlers of one service of mailraft.v1, by the names of their methods.
+
+    A method that is in none of the two answers NOT_IMPLEMENTED, with the plain words of `later`.
+    """
+
+    descriptor: ServiceDescriptor
+    unary: Mapping[str, Unary] = field(default_factory=dict)
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    later: Mapping[str, str] = field(default_factory=dict)
+
+
+def generic_handler(service: Service, shards: Shards) -> grpc.GenericRpcHandler[Any, Any]:
+    """What a grpc.aio server needs to serve it. Fails if a handler's name is no method's."""
+    methods = service.descriptor.methods_by_name
+    unknown = {*service.unary, *service.streams, *service.later} - set(methods)
+    assert not unknown, f"{service.descriptor.full_name} has no {sorted(unknown)}"
+    handlers = {name: _method_handler(service, shards, method) for name, method in methods.items()}
+    return grpc.method_handlers_generic_handler(service.descriptor.full_name, handlers)
+
+
+def not_implemented(method: MethodDescriptor, later: str) -> errors.UnimplementedError:
+    return errors.UnimplementedError(f"{method.name} is not there yet: {later or 'planned'}")
+
+
+def to_error(error: Exception, what: str) -> errors.MailraftError:
+    """What the caller is told of an exception. A bug is logged, under a number that it gets."""
+    if isinstance(error, errors.MailraftError):
+        return error
+    if isinstance(error, Refused):
+        return convert.refused(error)
+    incident = secrets.token_hex(8)
+    # Where it happened, without the exception's text: that may quote what is in a mail.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("incident %s: %s failed with %s\n%s", incident, what, type(error).__name__, where)
+    return errors.InternalError(
+        f"a bug of mailraft; incident {incident} in the log", metadata={"incident": incident}
+    )
+
+
+# ---- from gRPC to a handler ----------------------------------------------------------------------
+
+
+def _method_handler(
+    service: Service, shards: Shards, method: MethodDescriptor
+) -> grpc.RpcMethodHandler[Any, Any]:
+    read = message_factory.GetMessageClass(method.input_type).FromString
+    write = message_factory.GetMessageClass(method.output_type).SerializeToString
+    if method.name in service.streams:
+        stream = service.streams[method.name]
+        return grpc.unary_stream_rpc_method_handler(_streaming(stream, shards, method), read, write)
+    if method.name in service.unary:
+        unary = service.unary[method.name]
+        return grpc.unary_unary_rpc_method_handler(_answering(unary, shards, method), read, write)
+    error = not_implemented(method, service.later.get(method.name, ""))
+
+    async def refuse(_request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        return await errors.abort(context, error)
+
+    kind = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[method.client_streaming, method.server_streaming]
+    return kind(refuse, read, write)
+
+
+def _answering(unary: Unary, shards: Shards, method: MethodDescriptor) -> Callable[..., Any]:
+    async def answer(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        try:
+            _check_account(request, context)
+            return await unary(request, Call(_deadline_s(context, shards)))
+        except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
+            failed = to_error(error, method.full_name)
+        return await errors.abort(context, failed)
+
+    return answer
+
+
+def _streaming(stream: Stream, shards: Shards, method: MethodDescriptor) -> Callable[..., Any]:
+    async def answer(
+        request: Message, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Message]:
+        try:
+            _check_account(request, context)
+            async for response in stream(request, Call(_deadline_s(context, shards))):
+                yield response
+            return
+        except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
+            failed = to_error(error, method.full_name)
+        await errors.abort(context, failed)
+
+    return answer
+
+
+def _deadline_s(context: grpc.aio.ServicerContext[Any, Any], shards: Shards) -> float:
+    remaining_s: float | None = context.time_remaining()
+    if remaining_s is None:
+        remaining_s = limits.DEADLINE_DEFAULT_MS / 1000
+    elif remaining_s <= 0:
+        raise errors.DeadlineExceededError
+    return shards.now_s() + min(remaining_s, limits.DEADLINE_MAX_MS / 1000)
+
+
+def _check_account(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """x-mailraft-account, on which a proxy may have decided, must name the account of field 1."""
+    for key, value in context.invocation_metadata() or ():
+        if key != metadata.ACCOUNT_KEY:
+            continue
+        try:
+            told = metadata.decode_account(value if isinstance(value, str) else value.decode())
+        except ValueError:
+            told = None
+        if told is None or told != getattr(request, "account_id", None):
+            what = "must equal account_id, and is not sent with calls of many accounts"
+            raise errors.BadFieldError(
+                f"{metadata.ACCOUNT_KEY} {what}", fields={metadata.ACCOUNT_KEY: what}
+            )

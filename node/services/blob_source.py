@@ -1,0 +1,57 @@
+"""Stored bytes of a message or an upload, found, checked and opened."""
+
+from __future__ import annotations
+
+import hashlib
+
+from mailraft.node.mailstore import queries
+from mailraft.node.mailstore.errors import Refused
+from mailraft.node.shard import Replica
+from mailraft.v1 import common_pb2, error_pb2
+from mailraft.wire import bodies, errors, tokens
+
+from .base import Call, Shards
+
+
+def packed(shards: Shards, replica: Replica, row: queries.BodyRow) -> bytes:
+    """As they lie on the disk here, the checksum verified. Raises BLOB_CORRUPT."""
+    stored = shards.body(replica.group, row.index, row.ordinal)
+    if stored is None or len(stored) != row.stored_bytes:
+        raise corrupt(replica, row, "missing or cut" if stored is None else "of another length")
+    return stored
+
+
+def raw(replica: Replica, row: queries.BodyRow, stored: bytes) -> bytes:
+    """The bytes that were appended, hash for hash. Raises BLOB_CORRUPT."""
+    try:
+        opened = bodies.unpack(stored, row.size_bytes)
+    except bodies.BodyCorruptError as error:
+        raise corrupt(replica, row, str(error)) from None
+    if hashlib.sha256(opened).digest() != row.sha256:
+        raise corrupt(replica, row, "of another hash")
+    return opened
+
+
+def corrupt(replica: Replica, row: queries.BodyRow, what: str) -> errors.BlobCorruptError:
+    blob_id = tokens.blob_id(row.index, row.ordinal)
+    return errors.BlobCorruptError(
+        f"blob {blob_id} is damaged here: {what}",
+        detail=error_pb2.BlobCorrupt(blob_id=blob_id, replica_ids=[replica.replica]),
+    )
+
+
+async def readable(
+    replica: Replica, account_id: str, position: tuple[int, int], call: Call
+) -> queries.BodyRow:
+    """The blob that a mutation names, if the account may read it; apply looks again.
+
+    What is not found is looked for once more behind a barrier: a new leader may know less than was
+    acknowledged until it has applied all of its log.
+    """
+    try:
+        return queries.body(replica.view, account_id, *position)
+    except Refused as refused:
+        if refused.reason == error_pb2.ERROR_REASON_BAD_FIELD:
+            raise
+    point = await replica.read(common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s)
+    return queries.body(point.view, account_id, *position)
