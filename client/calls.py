@@ -1,0 +1,275 @@
+"""Arguments of calls into messages of mailraft.v1: what AsyncClient and Client both need. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from google.protobuf import field_mask_pb2
+
+from mailraft.client import content
+from mailraft.client.failures import IntegrityError, LevelNotMetError
+from mailraft.client.ids import request_ids
+from mailraft.client.options import (
+    Consistency,
+    ListArgs,
+    MailboxRole,
+    MessageOrder,
+    MessageView,
+    ReadArgs,
+    WriteArgs,
+)
+from mailraft.client.results import NewMessage, Page, Recipient
+from mailraft.client.session import Session
+from mailraft.v1 import (
+    account_pb2,
+    blob_pb2,
+    common_pb2,
+    delivery_pb2,
+    mailbox_pb2,
+    message_pb2,
+    message_service_pb2,
+)
+from mailraft.wire import limits
+
+INBOX = "INBOX"
+DEFAULT = common_pb2.CONSISTENCY_UNSPECIFIED  # the cluster's
+MAILBOXES_PAGE = limits.PAGE_SIZE_MAX
+GET_BLOB_MAX_BYTES = 1024 * 1024  # of GetBlob, a call; the server lowers what is above
+Mailbox = str | MailboxRole
+"""A mailbox by its id or its role; "INBOX" in any case is the role (an id is never that short)."""
+
+
+def read_options(account_id: str, session: Session, args: ReadArgs) -> common_pb2.ReadOptions:
+    """What a read asks for: SESSION at what the session saw, unless it says otherwise.
+
+    One of no account ("") asks for the cluster's default.
+    """
+    level: int = args.get("consistency", Consistency.SESSION if account_id else DEFAULT)
+    min_state = args.get("min_state", "")
+    if level == Consistency.SESSION and not min_state:
+        min_state = session.state_of(account_id)
+    return common_pb2.ReadOptions(
+        consistency=common_pb2.Consistency.ValueType(level),
+        replicas=args.get("replicas", 0),
+        min_state=min_state,
+        max_staleness_ms=args.get("max_staleness_ms", 0),
+        require_replica=args.get("replica", 0),
+    )
+
+
+def write_options(args: WriteArgs) -> common_pb2.WriteOptions:
+    """What a mutation asks for."""
+    return common_pb2.WriteOptions(
+        ack=common_pb2.AckLevel.ValueType(args.get("ack", common_pb2.ACK_LEVEL_UNSPECIFIED)),
+        replicas=args.get("replicas", 0),
+        if_in_state=args.get("if_in_state", ""),
+    )
+
+
+def request_id(args: WriteArgs) -> bytes:
+    """The request id of a mutation: the caller's, or a new one."""
+    return args.get("request_id") or request_ids.next()
+
+
+def role_of(mailbox: Mailbox) -> common_pb2.MailboxRole.ValueType | None:
+    """The role that is meant, None if it is an id."""
+    if isinstance(mailbox, MailboxRole):
+        return common_pb2.MailboxRole.ValueType(mailbox)
+    return common_pb2.MAILBOX_ROLE_INBOX if mailbox.upper() == INBOX else None
+
+
+_NamesMailbox = mailbox_pb2.GetMailboxRequest | message_service_pb2.ListMessagesRequest
+
+
+def name_mailbox(request: _NamesMailbox, mailbox: Mailbox) -> None:
+    """Says in the request which mailbox is meant."""
+    role = role_of(mailbox)
+    if role is None:
+        request.mailbox_id = str(mailbox)
+    else:
+        request.mailbox_role = role
+
+
+def target(mailbox: Mailbox) -> message_pb2.MailboxTarget:
+    """Where a message is put."""
+    role = role_of(mailbox)
+    if role is None:
+        return message_pb2.MailboxTarget(mailbox_id=str(mailbox))
+    return message_pb2.MailboxTarget(role=role)
+
+
+def account(
+    max_bytes: int | None,
+    max_messages: int | None,
+    attributes: Mapping[str, str] | None,
+    undelete_window_ms: int | None,
+    etag: str = "",
+) -> account_pb2.Account:
+    """An account with what is given and not None."""
+    quota = None
+    if max_bytes is not None or max_messages is not None:
+        quota = account_pb2.Quota(max_bytes=max_bytes or 0, max_messages=max_messages or 0)
+    return account_pb2.Account(
+        quota=quota,
+        attributes=attributes,
+        undelete_window_ms=undelete_window_ms or 0,
+        etag=etag,
+    )
+
+
+def account_mask(
+    max_bytes: int | None,
+    max_messages: int | None,
+    attributes: Mapping[str, str] | None,
+    undelete_window_ms: int | None,
+) -> field_mask_pb2.FieldMask:
+    """The fields of `account` that are given."""
+    given = {
+        "quota.max_bytes": max_bytes,
+        "quota.max_messages": max_messages,
+        "attributes": attributes,
+        "undelete_window_ms": undelete_window_ms,
+    }
+    return field_mask_pb2.FieldMask(
+        paths=[name for name, value in given.items() if value is not None]
+    )
+
+
+def delivery(
+    raw: bytes,
+    to: Sequence[str | Recipient],
+    keywords: Sequence[str],
+    internal_time: datetime | None,
+    args: WriteArgs,
+    *,
+    compress: bool,
+) -> delivery_pb2.Delivery:
+    """One mail for some recipients."""
+    if isinstance(to, str):
+        raise TypeError("`to` is a list of recipients, not one string")
+    recipients = []
+    for each in to:
+        one = Recipient(each) if isinstance(each, str) else each
+        recipients.append(
+            delivery_pb2.Recipient(
+                account_id=one.account_id,
+                blob_id=one.blob_id,
+                targets=[target(mailbox) for mailbox in one.mailboxes],
+                keywords=dict.fromkeys((*keywords, *one.keywords)),
+            )
+        )
+    bytes_are_there = raw or not all(each.blob_id for each in recipients)
+    return delivery_pb2.Delivery(
+        request_id=request_id(args),
+        content=content.encode(raw, compress=compress) if bytes_are_there else None,
+        internal_time_ms=time_ms(internal_time),
+        recipients=recipients,
+    )
+
+
+def append_item(
+    message: bytes | NewMessage, mailbox: Mailbox, *, compress: bool
+) -> delivery_pb2.AppendItem:
+    """One message to append."""
+    one = message if isinstance(message, NewMessage) else NewMessage(message)
+    item = delivery_pb2.AppendItem(
+        targets=[target(mailbox)],
+        keywords=one.keywords,
+        internal_time_ms=time_ms(one.internal_time),
+        deleted=one.deleted,
+    )
+    if one.blob_id:
+        item.blob_id = one.blob_id
+    else:
+        item.content.CopyFrom(content.encode(one.raw, compress=compress))
+    return item
+
+
+def selector(messages: Sequence[str] | common_pb2.UidSet) -> common_pb2.MessageSelector:
+    """Which messages are meant: some ids, or UIDs of one mailbox."""
+    if isinstance(messages, common_pb2.UidSet):
+        return common_pb2.MessageSelector(uid_set=messages)
+    if isinstance(messages, str):
+        raise TypeError("`messages` is a list of ids, not one string")
+    return common_pb2.MessageSelector(ids=common_pb2.MessageIds(ids=messages))
+
+
+def get_blob(
+    account_id: str, message_id: str, offset: int, length: int | None
+) -> blob_pb2.GetBlobRequest:
+    """Bytes of a message, as many as one call brings."""
+    return blob_pb2.GetBlobRequest(
+        account_id=account_id,
+        message_id=message_id,
+        offset_bytes=offset,
+        length_bytes=0 if length is None else min(length, GET_BLOB_MAX_BYTES),
+        accept_zstd=True,
+    )
+
+
+def missing_bytes(size_bytes: int, offset: int, length: int | None, got_bytes: int) -> int:
+    """How much of an asked range is still to come; raises IntegrityError if too much came."""
+    left = max(0, size_bytes - offset)
+    missing = (left if length is None else min(length, left)) - got_bytes
+    if missing < 0:
+        raise IntegrityError(f"{-missing} bytes more came than were asked")
+    return missing
+
+
+def download(
+    account_id: str, message_id: str, offset: int, length: int | None
+) -> blob_pb2.DownloadBlobRequest:
+    """Bytes of a message, all that are asked."""
+    return blob_pb2.DownloadBlobRequest(
+        account_id=account_id,
+        message_id=message_id,
+        offset_bytes=offset,
+        length_bytes=length or 0,
+    )
+
+
+def list_messages(
+    account_id: str, mailbox: Mailbox, page_token: str, args: ListArgs
+) -> message_service_pb2.ListMessagesRequest:
+    """One page of a mailbox."""
+    request = message_service_pb2.ListMessagesRequest(
+        account_id=account_id,
+        order=message_pb2.MessageOrder.ValueType(args.get("order", MessageOrder.UID_ASC)),
+        page_size=args.get("page_size", 0),
+        page_token=page_token,
+        view=message_pb2.MessageView.ValueType(args.get("view", MessageView.BASIC)),
+        filter=args.get("only"),
+        uid_validity=args.get("uid_validity", 0),
+    )
+    name_mailbox(request, mailbox)
+    return request
+
+
+def page_of(reply: message_service_pb2.ListMessagesResponse) -> Page:
+    """The page that a ListMessages answered."""
+    return Page(
+        reply.messages,
+        reply.next_page_token,
+        reply.state,
+        reply.served,
+        mailbox_id=reply.mailbox_id,
+        uid_validity=reply.uid_validity,
+        total_messages=reply.total_messages,
+    )
+
+
+Result = TypeVar("Result")
+
+
+def met(served: common_pb2.Served, result: Result) -> Result:
+    """The result of a mutation; raises LevelNotMetError with it if its level was not reached."""
+    if served.level_met == common_pb2.LEVEL_MET_NO:
+        raise LevelNotMetError(result=result)
+    return result
+
+
+def time_ms(when: datetime | None) -> int:
+    """Milliseconds since 1970; 0 (the leader's time) for None."""
+    return 0 if when is None else round(when.timestamp() * 1000)
