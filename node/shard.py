@@ -50,7 +50,7 @@ class ReadPoint:
     view: View
     index: int
     age_ms: int
-    consistency_met: common_pb2.Consistency
+    consistency_met: common_pb2.Consistency.ValueType
 
 
 @dataclass(slots=True)
@@ -119,7 +119,9 @@ class Replica:
         waiting = self._enqueue(Proposal(command, tuple(bodies)))
         return await self._outcome(waiting, deadline_s)
 
-    async def read(self, consistency: common_pb2.Consistency, *, deadline_s: float) -> ReadPoint:
+    async def read(
+        self, consistency: common_pb2.Consistency.ValueType, *, deadline_s: float
+    ) -> ReadPoint:
         """A view that keeps the promise of a level (docs/guarantees.md).
 
         LINEARIZABLE is, until ReadIndex serves it, an entry of its own in the log, shared by

@@ -139,18 +139,17 @@ class Messages:
 
 def memberships(stored: command_pb2.StoredMessage) -> list[message_pb2.Membership]:
     """Of a message that was added now. saved_time_ms is the shard's and not in its reply: 0."""
-    return sorted(
-        (
-            message_pb2.Membership(
-                mailbox_id=tokens.mailbox_id(each.mailbox),
-                uid_validity=each.uid_validity,
-                uid=each.uid,
-                modseq=stored.modseq,
-            )
-            for each in stored.memberships
-        ),
-        key=lambda each: each.mailbox_id,
-    )
+    found = [
+        message_pb2.Membership(
+            mailbox_id=tokens.mailbox_id(each.mailbox),
+            uid_validity=each.uid_validity,
+            uid=each.uid,
+            modseq=stored.modseq,
+        )
+        for each in stored.memberships
+    ]
+    found.sort(key=lambda each: each.mailbox_id)
+    return found
 
 
 def attributes(asked: Iterable[tuple[str, str]]) -> list[record_pb2.Attribute]:

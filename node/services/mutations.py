@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mailraft.internal.v1 import command_pb2
@@ -69,16 +69,19 @@ def reply_of(committed: Committed) -> command_pb2.Reply:
 
 
 def fingerprint(kind: str, *parts: bytes | str | int) -> bytes:
-    hasher = hashlib.sha256()
-    for part in (kind, *parts):
-        encoded = part if isinstance(part, bytes) else str(part).encode()
-        hasher.update(len(encoded).to_bytes(4) + encoded)
-    return hasher.digest()
+    encoded = [kind.encode()]
+    encoded += [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return hashlib.sha256(b"".join([len(part).to_bytes(4) + part for part in encoded])).digest()
 
 
 def placement(
-    targets: Iterable[command_pb2.Target], keywords: Iterable[str], internal_time_ms: int
+    targets: Sequence[command_pb2.Target], keywords: Sequence[str], internal_time_ms: int
 ) -> bytes:
     """Of one message in one account: where it goes, under which keywords and time."""
+    if not (targets or keywords or internal_time_ms):
+        return _PLAIN
     where = sorted((each.mailbox, each.role) for each in targets)
     return fingerprint("placement", repr(where), "\n".join(keywords), internal_time_ms)
+
+
+_PLAIN = fingerprint("placement", "[]", "", 0)  # the inbox, no keywords, now

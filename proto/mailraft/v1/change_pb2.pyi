@@ -282,7 +282,7 @@ class MailboxChange(_message.Message):
     modseq: _builtins.int
     """As Membership.modseq."""
     deleted: _builtins.bool
-    """\\Deleted in this mailbox."""
+    """the flag Deleted in this mailbox."""
     @_builtins.property
     def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(

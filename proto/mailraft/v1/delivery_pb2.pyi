@@ -356,7 +356,7 @@ class AppendItem(_message.Message):
     internal_time_ms: _builtins.int
     """0: the leader's time."""
     deleted: _builtins.bool
-    """Set \\Deleted in all its memberships."""
+    """Set the flag Deleted in all its memberships."""
     @_builtins.property
     def content(self) -> Global___Content: ...
     @_builtins.property

@@ -100,7 +100,7 @@ class Mailbox(_message.Message):
     """Output only. The MODSEQ of its creation."""
     total_messages: _builtins.int
     """Output only. Counts, exact at the state of the reply. Messages in it; those
-    without $seen; those with \\Deleted in this mailbox.
+    without $seen; those with the flag Deleted in this mailbox.
     """
     unseen_messages: _builtins.int
     deleted_messages: _builtins.int

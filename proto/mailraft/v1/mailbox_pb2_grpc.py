@@ -81,7 +81,7 @@ class MailboxServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMailboxes(self, request, context):
-        """Lists all mailboxes with their counts, which cost nothing, sorted by id.
+        """Lists all mailboxes with their counts, which cost nothing, oldest first.
         Errors: BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

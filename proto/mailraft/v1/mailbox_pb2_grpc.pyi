@@ -41,7 +41,7 @@ class MailboxServiceStub:
     GetMailbox: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.GetMailboxRequest, _mailbox_pb2.GetMailboxResponse]
     """Errors: MAILBOX_NOT_FOUND."""
     ListMailboxes: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.ListMailboxesRequest, _mailbox_pb2.ListMailboxesResponse]
-    """Lists all mailboxes with their counts, which cost nothing, sorted by id.
+    """Lists all mailboxes with their counts, which cost nothing, oldest first.
     Errors: BAD_PAGE_TOKEN.
     """
     UpdateMailbox: _grpc.UnaryUnaryMultiCallable[_mailbox_pb2.UpdateMailboxRequest, _mailbox_pb2.UpdateMailboxResponse]
@@ -69,7 +69,7 @@ class MailboxServiceAsyncStub(MailboxServiceStub):
     GetMailbox: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.GetMailboxRequest, _mailbox_pb2.GetMailboxResponse]  # type: ignore[assignment]
     """Errors: MAILBOX_NOT_FOUND."""
     ListMailboxes: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.ListMailboxesRequest, _mailbox_pb2.ListMailboxesResponse]  # type: ignore[assignment]
-    """Lists all mailboxes with their counts, which cost nothing, sorted by id.
+    """Lists all mailboxes with their counts, which cost nothing, oldest first.
     Errors: BAD_PAGE_TOKEN.
     """
     UpdateMailbox: _aio.UnaryUnaryMultiCallable[_mailbox_pb2.UpdateMailboxRequest, _mailbox_pb2.UpdateMailboxResponse]  # type: ignore[assignment]
@@ -112,7 +112,7 @@ class MailboxServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mailbox_pb2.ListMailboxesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mailbox_pb2.ListMailboxesResponse, _abc.Awaitable[_mailbox_pb2.ListMailboxesResponse]]:
-        """Lists all mailboxes with their counts, which cost nothing, sorted by id.
+        """Lists all mailboxes with their counts, which cost nothing, oldest first.
         Errors: BAD_PAGE_TOKEN.
         """
 

@@ -117,9 +117,9 @@ class Message(_message.Message):
     def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keywords of the message, the same in all its mailboxes, sorted. In JMAP's
         form (RFC 8621 section 4.1.1): $seen, $flagged, $answered, $draft,
-        $forwarded stand for \\Seen and so on. Case-insensitive: stored and answered
+        $forwarded stand for the flag Seen and so on. Case-insensitive: stored and answered
         in lower case. 1 to 255 characters of %x21-7E without ( ) { ] % * " \\, at
-        most 128 a message (LIMIT_REACHED). \\Recent does not exist; \\Deleted is in the
+        most 128 a message (LIMIT_REACHED). The flag Recent does not exist; the flag Deleted is in the
         membership.
         """
 
@@ -171,7 +171,7 @@ class Membership(_message.Message):
     uid: _builtins.int
     """Rises strictly in commit order within the mailbox, never reused. Never 0."""
     deleted: _builtins.bool
-    """\\Deleted: of this mailbox only (RFC 9051 section 2.3.2)."""
+    """the flag Deleted: of this mailbox only (RFC 9051 section 2.3.2)."""
     saved_time_ms: _builtins.int
     """When it came into this mailbox (SAVEDATE, RFC 8514)."""
     modseq: _builtins.int

@@ -490,7 +490,7 @@ class ModifyKeywordsRequest(_message.Message):
     whose Membership.modseq) is above this. 0 is a value: it fails all.
     """
     deleted: _builtins.bool
-    """With UIDs only: also set or clear \\Deleted in that mailbox, in the same step
+    """With UIDs only: also set or clear the flag Deleted in that mailbox, in the same step
     under the same condition, as one STORE of IMAP may. Absent: leave it.
     """
     @_builtins.property
@@ -624,7 +624,7 @@ class KeywordChange(_message.Message):
     message_id: _builtins.str
     modseq: _builtins.int
     uid: _builtins.int
-    """By UIDs: the UID and \\Deleted in that mailbox."""
+    """By UIDs: the UID and the flag Deleted in that mailbox."""
     deleted: _builtins.bool
     @_builtins.property
     def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -680,7 +680,7 @@ class UpdateMembershipsRequest(_message.Message):
 
     @_builtins.property
     def deleted(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeletedMark]:
-        """Set or clear \\Deleted in these, after adding and removing."""
+        """Set or clear the flag Deleted in these, after adding and removing."""
 
     def __init__(
         self,
@@ -974,7 +974,7 @@ class ExpungeMessagesRequest(_message.Message):
     account_id: _builtins.str
     request_id: _builtins.bytes
     only_deleted: _builtins.bool
-    """By UIDs: only those with \\Deleted in that mailbox. By ids: BAD_FIELD."""
+    """By UIDs: only those with the flag Deleted in that mailbox. By ids: BAD_FIELD."""
     @_builtins.property
     def write_options(self) -> _common_pb2.WriteOptions: ...
     @_builtins.property

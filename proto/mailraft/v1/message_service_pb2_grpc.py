@@ -225,7 +225,7 @@ class MessageServiceServicer:
 
     def UpdateMemberships(self, request, context):
         """The primitive below MoveMessages and CopyMessages: puts messages into and
-        takes them out of mailboxes and sets \Deleted, in one atomic step. Errors:
+        takes them out of mailboxes and sets the flag Deleted, in one atomic step. Errors:
         MAILBOX_NOT_FOUND, UID_VALIDITY_MISMATCH, LAST_MEMBERSHIP.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -82,7 +82,7 @@ class MessageServiceStub:
     """
     UpdateMemberships: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.UpdateMembershipsRequest, _message_service_pb2.UpdateMembershipsResponse]
     """The primitive below MoveMessages and CopyMessages: puts messages into and
-    takes them out of mailboxes and sets \\Deleted, in one atomic step. Errors:
+    takes them out of mailboxes and sets the flag Deleted, in one atomic step. Errors:
     MAILBOX_NOT_FOUND, UID_VALIDITY_MISMATCH, LAST_MEMBERSHIP.
     """
     MoveMessages: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.MoveMessagesRequest, _message_service_pb2.MoveMessagesResponse]
@@ -173,7 +173,7 @@ class MessageServiceAsyncStub(MessageServiceStub):
     """
     UpdateMemberships: _aio.UnaryUnaryMultiCallable[_message_service_pb2.UpdateMembershipsRequest, _message_service_pb2.UpdateMembershipsResponse]  # type: ignore[assignment]
     """The primitive below MoveMessages and CopyMessages: puts messages into and
-    takes them out of mailboxes and sets \\Deleted, in one atomic step. Errors:
+    takes them out of mailboxes and sets the flag Deleted, in one atomic step. Errors:
     MAILBOX_NOT_FOUND, UID_VALIDITY_MISMATCH, LAST_MEMBERSHIP.
     """
     MoveMessages: _aio.UnaryUnaryMultiCallable[_message_service_pb2.MoveMessagesRequest, _message_service_pb2.MoveMessagesResponse]  # type: ignore[assignment]
@@ -321,7 +321,7 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_message_service_pb2.UpdateMembershipsResponse, _abc.Awaitable[_message_service_pb2.UpdateMembershipsResponse]]:
         """The primitive below MoveMessages and CopyMessages: puts messages into and
-        takes them out of mailboxes and sets \\Deleted, in one atomic step. Errors:
+        takes them out of mailboxes and sets the flag Deleted, in one atomic step. Errors:
         MAILBOX_NOT_FOUND, UID_VALIDITY_MISMATCH, LAST_MEMBERSHIP.
         """
 

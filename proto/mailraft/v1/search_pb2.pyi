@@ -131,7 +131,7 @@ class MessageFilter(_message.Message):
     """The message has, or has not, this keyword."""
     not_keyword: _builtins.str
     deleted: _builtins.bool
-    """\\Deleted is set, or is not, in the listed mailbox; in a search without a
+    """the flag Deleted is set, or is not, in the listed mailbox; in a search without a
     mailbox: in any.
     """
     size_min_bytes: _builtins.int

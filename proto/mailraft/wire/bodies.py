@@ -53,7 +53,9 @@ def open_zstd(compressed: bytes, size_bytes: int) -> bytes:
         declared = zstandard.frame_content_size(compressed)
         if declared not in (-1, size_bytes):
             raise BodyCorruptError(f"zstd frame declares {declared} bytes, not {size_bytes}")
-        raw = _zstd.decompress(compressed, max_output_size=size_bytes)
+        raw = _zstd.decompress(
+            compressed, max_output_size=size_bytes, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise BodyCorruptError(f"not a zstd frame of {size_bytes} bytes: {error}") from error
     if len(raw) != size_bytes:

@@ -236,6 +236,8 @@ class Envelope(_message.Message):
     TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
     READ_INDEX_REQUEST_FIELD_NUMBER: _builtins.int
     READ_INDEX_REPLY_FIELD_NUMBER: _builtins.int
+    CONFIRM_LEADER_FIELD_NUMBER: _builtins.int
+    CONFIRM_REPLY_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     from_replica: _builtins.int
     to_replica: _builtins.int
@@ -256,6 +258,10 @@ class Envelope(_message.Message):
     def read_index_request(self) -> Global___ReadIndexRequest: ...
     @_builtins.property
     def read_index_reply(self) -> Global___ReadIndexReply: ...
+    @_builtins.property
+    def confirm_leader(self) -> Global___ConfirmLeader: ...
+    @_builtins.property
+    def confirm_reply(self) -> Global___ConfirmReply: ...
     def __init__(
         self,
         *,
@@ -271,12 +277,14 @@ class Envelope(_message.Message):
         timeout_now: Global___TimeoutNow | None = ...,
         read_index_request: Global___ReadIndexRequest | None = ...,
         read_index_reply: Global___ReadIndexReply | None = ...,
+        confirm_leader: Global___ConfirmLeader | None = ...,
+        confirm_reply: Global___ConfirmReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "from_replica", b"from_replica", "group", b"group", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term", b"term", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "to_replica", b"to_replica", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "from_replica", b"from_replica", "group", b"group", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term", b"term", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "to_replica", b"to_replica", "vote_reply", b"vote_reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_reply", "append_entries", "append_reply", "term_notice", "timeout_now", "read_index_request", "read_index_reply"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_reply", "append_entries", "append_reply", "term_notice", "timeout_now", "read_index_request", "read_index_reply", "confirm_leader", "confirm_reply"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -442,6 +450,7 @@ class ReadIndexRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     request: _builtins.int
+    """Chosen by the follower, never the same in two lives of it."""
     def __init__(
         self,
         *,
@@ -477,6 +486,50 @@ class ReadIndexReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadIndexReply: _TypeAlias = ReadIndexReply  # noqa: Y015
+
+@_typing.final
+class ConfirmLeader(_message.Message):
+    """A leader asks the voters: is the envelope's term still yours? One round serves all reads that
+    waited when it was asked (Raft thesis section 6.4). No clock is part of the answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmLeader: _TypeAlias = ConfirmLeader  # noqa: Y015
+
+@_typing.final
+class ConfirmReply(_message.Message):
+    """Yes. Sent once the sender's term is on disk; a higher term answers with TermNotice instead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmReply: _TypeAlias = ConfirmReply  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
