@@ -1,0 +1,142 @@
+"""Watch: one stream of a caller, spread over the nodes of its accounts and joined again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from mailraft.router.fleet import Fleet
+from mailraft.router.methods import METHODS, Pace
+from mailraft.router.tries import Goal, Target, Tries
+from mailraft.v1 import change_pb2
+from mailraft.wire import errors, limits
+
+# A caller that does not read its events ends its stream.
+EVENTS_WAITING_MAX = 4_096
+ACCOUNTS_PER_STREAM_MAX = 10_000
+SUBSCRIBE_TIMEOUT_S = 5.0
+
+_WATCH = METHODS["/mailraft.v1.MessageService/Watch"]
+
+
+class Watch:
+    """The nodes' streams behind one caller's.
+
+    When a node's stream ends, each of its accounts is told so by a WatchEnd with a retryable
+    reason; the caller subscribes again from the state it has, and is led to a node that lives.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._events: asyncio.Queue[change_pb2.WatchResponse] = asyncio.Queue(EVENTS_WAITING_MAX)
+        self._calls: dict[str, Any] = {}  # by address
+        self._where: dict[str, str] = {}  # account -> address
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._slow = asyncio.Event()
+
+    async def run(
+        self, requests: AsyncIterator[change_pb2.WatchRequest]
+    ) -> AsyncIterator[change_pb2.WatchResponse]:
+        """Carry requests to the nodes and yield what they tell, until the caller ends its side."""
+        reading = asyncio.ensure_future(self._read(requests))
+        try:
+            while True:
+                event = asyncio.ensure_future(self._events.get())
+                slow = asyncio.ensure_future(self._slow.wait())
+                await asyncio.wait({event, slow, reading}, return_when=asyncio.FIRST_COMPLETED)
+                slow.cancel()
+                if event.done():
+                    yield event.result()
+                    continue
+                event.cancel()
+                if self._slow.is_set():
+                    raise errors.OverloadedError(f"{EVENTS_WAITING_MAX} events were not read")
+                reading.result()  # raises what reading raised
+                return
+        finally:
+            reading.cancel()
+            await self._close()
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    async def _read(self, requests: AsyncIterator[change_pb2.WatchRequest]) -> None:
+        async for request in requests:
+            try:
+                await self._forward(request)
+            except errors.MailraftError as error:
+                self._end(request.account_id, error)
+
+    async def _forward(self, request: change_pb2.WatchRequest) -> None:
+        account_id = request.account_id
+        if request.WhichOneof("action") == "unsubscribe":
+            address = self._where.pop(account_id, "")
+            if address in self._calls:
+                await self._calls[address].write(request)
+            return
+        if account_id not in self._where and len(self._where) >= ACCOUNTS_PER_STREAM_MAX:
+            metadata = {"limit": "watched_accounts_per_stream", "max": str(ACCOUNTS_PER_STREAM_MAX)}
+            raise errors.LimitReachedError(metadata=metadata)
+        shard = self._fleet.table.topology.shard_of(account_id)
+        deadline_s = asyncio.get_running_loop().time() + limits.DEADLINE_DEFAULT_MS / 1000
+        tries = Tries(self._fleet, Goal(shard, Target.ANY, Pace.QUICK), deadline_s)
+        while True:
+            place = tries.next()
+            try:
+                call = await self._call(place.address)
+                self._where[account_id] = place.address
+                await asyncio.wait_for(call.write(request), SUBSCRIBE_TIMEOUT_S)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+                broken = errors.ShuttingDownError(f"{place.address} ended the stream")
+                await tries.failed(place, broken)
+            except errors.MailraftError as error:
+                await tries.failed(place, error)
+            else:
+                return
+
+    async def _call(self, address: str) -> Any:
+        call = self._calls.get(address)
+        if call is None or call.done():
+            node = self._fleet.pool.node(address)
+            call = await node.open_stream(_WATCH, None, self._fleet.metadata())
+            self._calls[address] = call
+            self._tasks[address] = asyncio.ensure_future(self._listen(address, call))
+        return call
+
+    async def _listen(self, address: str, call: Any) -> None:
+        try:
+            async for response in call:
+                self._tell(response)
+            error: errors.MailraftError = errors.ShuttingDownError(f"{address} ended the stream")
+        except grpc.aio.AioRpcError as failed:
+            error = self._fleet.pool.node(address).failure(failed)
+            if not error.reason:
+                error = errors.ShuttingDownError(error.message)
+        if self._calls.get(address) is call:
+            del self._calls[address]
+        for account_id in [each for each, where in self._where.items() if where == address]:
+            self._end(account_id, error)
+
+    def _end(self, account_id: str, error: errors.MailraftError) -> None:
+        self._where.pop(account_id, None)
+        end = change_pb2.WatchEnd(
+            code=error.code.value[0], reason=error.reason, message=error.message
+        )
+        self._tell(change_pb2.WatchResponse(account_id=account_id, end=end))
+
+    def _tell(self, response: change_pb2.WatchResponse) -> None:
+        if response.WhichOneof("event") == "end":
+            self._where.pop(response.account_id, None)
+        try:
+            self._events.put_nowait(response)
+        except asyncio.QueueFull:
+            self._slow.set()
+
+    async def _close(self) -> None:
+        for call in self._calls.values():
+            call.cancel()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
