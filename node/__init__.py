@@ -1,1 +1,1 @@
-"""One storage node: engine, consensus, mailstore, the replicas that join them, and their services."""
+"""One storage node: engine, consensus, mailstore, the replicas that join them, their services."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 import grpc
+
 from mailraft.internal.v1 import peer_service_pb2_grpc, raft_pb2
 from mailraft.node.consensus.messages import Event, PeerDown, PeerUp, Received
 from mailraft.node.interfaces import ClusterView, Peer

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+
 from mailraft.internal.v1 import command_pb2, peer_service_pb2_grpc
 from mailraft.node import services
 from mailraft.node.consensus.host import Host
@@ -58,10 +59,11 @@ class NodeServer:
         self._runtime: Runtime | None = None
         self._streams: PeerStreams | None = None
         self._server: grpc.aio.Server | None = None
+        self._stopping = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    # ---- life -------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     async def start(self) -> str:
         """Open the store, join the cluster, serve; answers the address it listens at.
@@ -75,9 +77,7 @@ class NodeServer:
         )
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
         self._streams = PeerStreams(view, options.credentials, self._tell)
-        self._runtime = Runtime(
-            self._store, host, self._replicas, self._streams, options.consensus
-        )
+        self._runtime = Runtime(self._store, host, self._replicas, self._streams, options.consensus)
         for group, configuration in view.groups():
             mine = [r for r in configuration.voters if r >> 32 == view.node]
             self._store.create_group(group, mine[0], configuration)
@@ -85,7 +85,7 @@ class NodeServer:
             host.add_group(now_s(), group, stored, self._store.log(group))
             self._replicas[group] = self._replica(host, group, stored.replica, stored.applied_index)
         self._server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
-        await services.register(self._server, self, self._maps, version("mailraft"))
+        await services.register(self._server, self, self._maps, version("mailraft"), self._stopping)
         peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
             PeerService(view, self._runtime), self._server
         )
@@ -100,6 +100,7 @@ class NodeServer:
 
     async def stop(self, grace_s: float) -> None:
         """Finish calls under way (at most grace_s), flush, close."""
+        self._stopping.set()
         if self._server is not None:
             await self._server.stop(grace_s)
         if self._streams is not None:
@@ -120,7 +121,8 @@ class NodeServer:
             self.failed.set_exception(error)
 
     def _replica(self, host: Host, group: GroupId, replica: int, applied_index: int) -> Replica:
-        assert self._store is not None and self._runtime is not None
+        assert self._store is not None
+        assert self._runtime is not None
         return Replica(
             group,
             replica,
@@ -142,7 +144,7 @@ class NodeServer:
         assert self._runtime is not None
         self._runtime.tell(event)  # type: ignore[arg-type]
 
-    # ---- what services ask (services.base.Shards) ---------------------------------------------------
+    # ---- what services ask (services.base.Shards) ------------------------------------------------
 
     @property
     def node_name(self) -> str:

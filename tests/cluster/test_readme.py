@@ -14,7 +14,9 @@ from mailraft.cluster.local import LocalCluster
 README = Path(__file__).parents[2] / "README.md"
 PRINTED_ADDRESS, PRINTED_CERTS = "127.0.0.1:7400", ".mailraft/certs"
 
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
 
 
 def test_the_client_example_is_short() -> None:
@@ -26,9 +28,10 @@ def test_the_client_example_is_short() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_example_runs_as_printed(number: int, cluster: LocalCluster) -> None:
-    """Only the address and the folder of the running cluster are put in place of the printed ones."""
+    """Only the address and the folder of the running cluster are put in for the printed ones."""
     code = EXAMPLES[number]
-    assert PRINTED_ADDRESS in code and PRINTED_CERTS in code
+    assert PRINTED_ADDRESS in code
+    assert PRINTED_CERTS in code
     code = code.replace(PRINTED_ADDRESS, cluster.router_address)
     code = code.replace(PRINTED_CERTS, str(cluster.certs_folder))
     done = subprocess.run(

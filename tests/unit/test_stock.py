@@ -1,12 +1,13 @@
-"""pysyncobj as mailraft needs it: the version, the names, and what makes the corrections necessary."""
+"""pysyncobj as mailraft needs it: the version, the names, and what is put out of its reach."""
 
 from __future__ import annotations
 
 import inspect
 from importlib.metadata import version
 
-import pysyncobj.syncobj as syncobj
 import pytest
+from pysyncobj import syncobj
+
 from mailraft.node.consensus import stock
 from mailraft.node.consensus.group import Group
 

@@ -36,7 +36,7 @@ class BodyCorruptError(Exception):
 
 
 def pack(raw: bytes) -> bytes:
-    """Compress one message (kept as it is where that does not help) and put its header before it."""
+    """Compress one message, where that helps, and put its header before it."""
     compressed = _zstd.compress(raw)
     return _frame(_ZSTD, compressed) if len(compressed) < len(raw) else _frame(_IDENTITY, raw)
 
@@ -47,15 +47,13 @@ def pack_zstd(compressed: bytes) -> bytes:
 
 
 def open_zstd(compressed: bytes, size_bytes: int) -> bytes:
-    """Decompress with a bound on the output; raises BodyCorruptError unless it is size_bytes long."""
+    """Decompress with a bound on the output; BodyCorruptError unless it is size_bytes long."""
     try:
         # max_output_size binds only frames that do not declare their size (zstandard 0.25).
         declared = zstandard.frame_content_size(compressed)
         if declared not in (-1, size_bytes):
             raise BodyCorruptError(f"zstd frame declares {declared} bytes, not {size_bytes}")
-        raw = _zstd.decompress(
-            compressed, max_output_size=size_bytes, allow_extra_data=False
-        )
+        raw = _zstd.decompress(compressed, max_output_size=size_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise BodyCorruptError(f"not a zstd frame of {size_bytes} bytes: {error}") from error
     if len(raw) != size_bytes:

@@ -11,7 +11,7 @@ KEYWORDS_PER_MESSAGE_MAX = 128
 ATTRIBUTES_MAX = 64
 ATTRIBUTE_MAX_BYTES = 1_024
 
-# One message: RFC 5321 has no limit, most receivers refuse above 25-50 MiB. 3 MiB until uploads exist.
+# One message in one call. RFC 5321 has no limit, most receivers refuse above 25-50 MiB.
 MESSAGE_MAX_BYTES = 3 * 1024 * 1024
 # One gRPC message either way, with room for framing around one message of MESSAGE_MAX_BYTES.
 RPC_MAX_BYTES = 4 * 1024 * 1024

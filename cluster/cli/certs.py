@@ -1,0 +1,68 @@
+"""mailraft certs: the private authority of a cluster and its certificates."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, guarded
+
+app = typer.Typer(help="Certificates: init, list.", no_args_is_help=True, rich_markup_mode=None)
+
+FolderOption = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Where they are.")]
+DEFAULT_FOLDER = Path(".mailraft/certs")
+
+
+@app.command()
+def init(
+    folder: FolderOption = DEFAULT_FOLDER,
+    nodes: Annotated[int, typer.Option(min=0, help="Make node-1 to node-N.")] = 3,
+    host: Annotated[
+        list[str], typer.Option("--host", help="One more name or address; may be repeated.")
+    ] = [],  # noqa: B006  # typer copies it
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make an authority and certificates, each unless it is there. Keep ca.key safe."""
+    from mailraft.cluster import certs
+
+    with guarded(output):
+        made = certs.ensure(folder, certs.names_of(range(1, nodes + 1)), hosts=host)
+    if output is Output.JSON:
+        emit_json({"folder": str(folder), "made": made})
+    elif made:
+        typer.echo(f"made in {folder}: {', '.join(made)}")
+    else:
+        typer.echo(f"all are in {folder} already")
+
+
+@app.command("list")
+def list_(folder: FolderOption = DEFAULT_FOLDER, output: OutputOption = Output.TABLE) -> None:
+    """List certificates with the days that are left."""
+    from mailraft.cluster import certs
+
+    with guarded(output):
+        found = certs.inspect(folder)
+    now = dt.datetime.now(dt.UTC)
+    if output is Output.JSON:
+        emit_json(
+            [
+                {
+                    "name": each.name,
+                    "role": each.role,
+                    "hosts": list(each.hosts),
+                    "not_after": each.not_after.isoformat(),
+                    "days_left": each.days_left(now),
+                    "sha256": each.sha256,
+                }
+                for each in found
+            ]
+        )
+        return
+    rows = [
+        (each.name, each.role, each.days_left(now), each.sha256[:16], ",".join(each.hosts))
+        for each in found
+    ]
+    emit_table(("NAME", "ROLE", "DAYS", "SHA256", "HOSTS"), rows)

@@ -1,0 +1,196 @@
+"""The composition root: builds the process that settings describe, and runs it until a signal.
+
+A process stops cleanly (exit 0) on SIGTERM, SIGINT and SIGHUP, within a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from mailraft.cluster import logs, mapfile
+from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
+from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
+from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
+
+if TYPE_CHECKING:
+    from mailraft.router.service import RouterServer
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Beyond the grace of its calls, for what a process does at its end (the last flush).
+STOP_MARGIN_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Server(Protocol):
+    """What both kinds of process offer to the composition root."""
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Done with the reason when the process cannot go on."""
+
+    async def start(self) -> str:
+        """Serve; returns the address. Raises OSError when the port is taken."""
+
+    async def stop(self, grace_s: float) -> None:
+        """End calls within grace_s, then everything else, in order."""
+
+
+def run_node(settings: NodeSettings) -> int:
+    """Run one storage node until it is told to stop; returns the exit status."""
+    logs.configure(settings.log_level, settings.log_format, process="node", node=settings.node)
+    from mailraft.node.engine.errors import EngineError
+
+    return _run(_serve(lambda: _build_node(settings), settings, (EngineError,)))
+
+
+def run_router(settings: RouterSettings) -> int:
+    """Run one router until it is told to stop; returns the exit status."""
+    logs.configure(settings.log_level, settings.log_format, process="router")
+    return _run(_serve(lambda: _Router(settings), settings))
+
+
+def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentials:
+    """This process' TLS identity. Raises SettingsError unless its files are there."""
+    if settings.insecure:
+        return Insecure()
+    folder, name = settings.certs_folder, settings.certificate or default_name
+    assert folder is not None  # the settings are checked
+    for file in ("ca.pem", f"{name}.pem", f"{name}.key"):
+        if not (folder / file).is_file():
+            raise SettingsError(
+                f"bad setting certs_folder: {folder / file} is not there",
+                f"make it: mailraft certs init --dir {folder}",
+            )
+    return Credentials(folder, name)
+
+
+def _build_node(settings: NodeSettings) -> Server:
+    from mailraft.node.engine.options import StoreOptions
+    from mailraft.node.server import NodeOptions, NodeServer
+
+    cluster_map = mapfile.load(settings.map_file)
+    options = NodeOptions(
+        data_dir=settings.data_dir,
+        listen_address=settings.listen_address,
+        credentials=credentials_of(settings, f"node-{settings.node}"),
+        store=StoreOptions(
+            block_cache_bytes=settings.block_cache_bytes, memtable_bytes=settings.memtable_bytes
+        ),
+    )
+    view = mapfile.StaticClusterView(cluster_map, settings.node)
+    return NodeServer(options=options, view=view, maps=mapfile.StaticMaps(cluster_map))
+
+
+class _Router:
+    """A router as a Server."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settings = settings
+        self._map = mapfile.load(settings.map_file)
+        self._credentials = credentials_of(settings, "router")
+        self._running: RouterServer | None = None
+
+    async def start(self) -> str:
+        from mailraft.router import service
+
+        address = self._settings.listen_address
+        self._running = await service.serve(self._map, self._credentials, address)
+        return f"{address.rpartition(':')[0]}:{self._running.port}"
+
+    async def stop(self, grace_s: float) -> None:
+        if self._running is not None:
+            await self._running.stop(drain_s=self._settings.drain_s, grace_s=grace_s)
+
+
+async def _serve(
+    build: Callable[[], Server],
+    settings: ProcessSettings,
+    refusals: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run until told. `refusals` of start() are expected: they become a line, not a traceback."""
+    server = build()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, told.set)
+    serving = False
+    async with _probes(settings, lambda: serving):
+        try:
+            address = await server.start()
+        except refusals as error:
+            raise ClusterError(f"cannot start: {error} ({type(error).__name__})") from error
+        except (OSError, RuntimeError) as error:
+            raise _cannot_listen("listen_address", settings.listen_address, error) from error
+        serving = True
+        log.info("serves", address=address)
+        failure = await _told_or_failed(told, server.failed)
+        serving = False
+        if failure is not None:
+            log.error("failed", exc_info=failure)
+        stopped = await _stop(server, settings)
+    return ExitCode.OK if stopped and failure is None else ExitCode.FAILED
+
+
+@asynccontextmanager
+async def _probes(settings: ProcessSettings, ready: Callable[[], bool]) -> AsyncIterator[None]:
+    """The second port, if the settings want it."""
+    address = settings.metrics_address
+    if address is None:
+        yield
+        return
+    from mailraft.cluster.probes import Probes
+
+    probes = Probes(ready)
+    try:
+        await probes.start(address)
+    except OSError as error:
+        raise _cannot_listen("metrics_address", address, error) from error
+    try:
+        yield
+    finally:
+        await probes.stop()
+
+
+async def _told_or_failed(
+    told: asyncio.Event, failed: asyncio.Future[None]
+) -> BaseException | None:
+    """Wait for a signal, or for the reason why the process cannot go on."""
+    waiting = asyncio.ensure_future(told.wait())
+    await asyncio.wait((waiting, failed), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return failed.exception() if failed.done() and not failed.cancelled() else None
+
+
+async def _stop(server: Server, settings: ProcessSettings) -> bool:
+    log.info("stops")
+    try:
+        async with asyncio.timeout(settings.stop_grace_s + STOP_MARGIN_S):
+            await server.stop(settings.stop_grace_s)
+    except TimeoutError:
+        log.warning("did not stop in time")
+        return False
+    log.info("stopped")
+    return True
+
+
+def _cannot_listen(name: str, address: str, error: Exception) -> SettingsError:
+    # grpc.aio tells a port that is taken by RuntimeError; another one is a bug.
+    if isinstance(error, RuntimeError) and "bind" not in str(error):
+        raise error
+    return SettingsError(f"bad setting {name}: cannot listen at {address}: {error}")
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

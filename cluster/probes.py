@@ -1,0 +1,83 @@
+"""The second port of a process: /metrics (Prometheus), /livez and /readyz, over plain HTTP.
+
+It tells numbers and nothing of anybody's mail, and is on loopback unless an operator says else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from mailraft.cluster.addresses import split_address
+
+REQUEST_MAX_BYTES = 8 * 1024
+REQUEST_DEADLINE_S = 5.0
+CONNECTIONS_MAX = 32
+TEXT = "text/plain; charset=utf-8"
+
+
+class Probes:
+    """Answers GET on three paths; every connection carries one request."""
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+        self._server: asyncio.Server | None = None
+        self._open = 0
+
+    async def start(self, address: str) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        host, port = split_address(address)
+        self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_MAX_BYTES)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, also when the address said port 0."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open <= CONNECTIONS_MAX:
+                async with asyncio.timeout(REQUEST_DEADLINE_S):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(self._answer(head))
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever asked went away, or does not speak HTTP
+        finally:
+            self._open -= 1
+            writer.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", b"only GET\n")
+        match path:
+            case b"/metrics":
+                return _response("200 OK", generate_latest(), CONTENT_TYPE_LATEST)
+            case b"/livez":
+                return _response("200 OK", b"alive\n")
+            case b"/readyz" if self._ready():
+                return _response("200 OK", b"ready\n")
+            case b"/readyz":
+                return _response("503 Service Unavailable", b"not ready\n")
+            case _:
+                return _response("404 Not Found", b"/metrics, /livez, /readyz\n")
+
+
+def _response(status: str, body: bytes, content_type: str = TEXT) -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

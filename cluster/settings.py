@@ -1,0 +1,159 @@
+"""Settings of a node and of a router: one TOML file, and over it the environment (MAILRAFT_*).
+
+A bad setting ends the process before it has touched anything, with one line that names it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mailraft.cluster.addresses import is_loopback, split_address
+from mailraft.cluster.errors import SettingsError
+from mailraft.cluster.levels import LogLevel
+
+ENV_PREFIX = "MAILRAFT_"
+MIB = 1024 * 1024
+
+
+def _checked_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+LogFormat = Literal["auto", "json", "console"]
+
+
+class ProcessSettings(BaseSettings):
+    """What every long-running process needs."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    listen_address: Address
+    """HOST:PORT of the one gRPC port."""
+    map_file: Path
+    """The cluster map, as `mailraft up` writes it (protobuf JSON of mailraft.v1.ClusterMap)."""
+    certs_folder: Path | None = None
+    """ca.pem and this process' certificate and key."""
+    certificate: str = Field(default="", pattern=r"^[a-z0-9-]{0,63}$")
+    """The certificate's name in certs_folder; empty: the role (node, router)."""
+    insecure: bool = False
+    """Plain text, without any proof of who calls. Only on loopback."""
+    metrics_address: Address | None = None
+    """HOST:PORT of /metrics, /livez and /readyz; none: not served."""
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = "auto"
+    """auto: readable lines on a terminal, JSON elsewhere."""
+    stop_grace_s: float = Field(default=5.0, ge=0, le=300)
+    """How long calls that run may go on once the process is told to stop."""
+
+    @model_validator(mode="after")
+    def _tls_unless_insecure(self) -> Self:
+        if self.insecure and not is_loopback(self.listen_address):
+            raise ValueError("insecure: only allowed while listen_address is on loopback")
+        if not self.insecure and self.certs_folder is None:
+            raise ValueError("certs_folder: needed unless insecure (make one: mailraft certs init)")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic-settings passes all by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's content is passed to the constructor, and the environment overrides it.
+        return (env_settings, init_settings)
+
+
+class NodeSettings(ProcessSettings):
+    """One storage node."""
+
+    node: int = Field(ge=1, lt=2**32)
+    """This node's number in the cluster map."""
+    data_dir: Path
+    """Everything that this node stores."""
+    block_cache_bytes: int = Field(default=64 * MIB, ge=MIB)
+    memtable_bytes: int = Field(default=64 * MIB, ge=4 * MIB)
+
+
+class RouterSettings(ProcessSettings):
+    """One router."""
+
+    drain_s: float = Field(default=1.0, ge=0, le=60)
+    """How long new calls are still taken once health watchers are told that it stops."""
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def load(kind: type[S], path: Path | None) -> S:
+    """Settings from a TOML file (None: from the environment alone).
+
+    Relative paths in the file are relative to it. Raises SettingsError.
+    """
+    values: dict[str, object] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not TOML: {error}") from error
+        for name in ("map_file", "certs_folder", "data_dir"):
+            if isinstance(value := values.get(name), str):
+                values[name] = path.absolute().parent / value
+    try:
+        return kind(**values)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, path)) from None
+
+
+def dump(path: Path, values: dict[str, str | int | float | bool | Path]) -> None:
+    """Write a flat TOML file that `load` reads."""
+    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+    path.write_text("\n".join([*lines, ""]), "utf-8")
+
+
+def _toml(value: str | int | float | bool | Path) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    escaped = "".join(
+        f"\\u{ord(c):04x}" if ord(c) < 0x20 or ord(c) == 0x7F or c in '"\\' else c for c in text
+    )
+    return f'"{escaped}"'
+
+
+def _one_line(error: ValidationError, path: Path | None) -> str:
+    first, *others = error.errors(include_url=False)
+    name = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    if not name:  # a rule over several fields names its field by itself
+        name, _, text = text.partition(": ")
+    match first["type"]:
+        case "missing":
+            text = f"is not set (in the file, or as {ENV_PREFIX}{name.upper()})"
+        case "extra_forbidden":
+            text = "there is no such setting"
+        case "value_error":
+            pass
+        case _:
+            text = f"{text[0].lower()}{text[1:]}"
+    given = "" if first["type"] in ("missing", "extra_forbidden") else _given(first["input"])
+    where = f" in {path}" if path is not None else ""
+    more = f" ({len(others)} more)" if others else ""
+    return f"bad setting {name}{where}: {text}{given}{more}"
+
+
+def _given(value: object) -> str:
+    return f", not {value!r}" if isinstance(value, str | int | float | bool) else ""

@@ -1,0 +1,62 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mailraft.cluster.probes import REQUEST_MAX_BYTES, Probes
+
+
+class _Process:
+    """Ready or not, with its second port."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.probes = Probes(lambda: self.ready)
+
+    async def ask(self, request: bytes) -> tuple[str, bytes]:
+        """Status line and body of one request."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.probes.port)
+        try:
+            writer.write(request)
+            writer.write_eof()
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        return head.partition(b"\r\n")[0].decode(), body
+
+    async def get(self, path: str) -> tuple[str, bytes]:
+        """As a scraper asks."""
+        return await self.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+@pytest.fixture
+async def process() -> AsyncIterator[_Process]:
+    """A process whose second port is open."""
+    process = _Process()
+    await process.probes.start("127.0.0.1:0")
+    yield process
+    await process.probes.stop()
+
+
+async def test_ready_follows_the_process(process: _Process) -> None:
+    """/readyz says whether calls are served, /livez only that somebody is there."""
+    assert await process.get("/livez") == ("HTTP/1.1 200 OK", b"alive\n")
+    assert await process.get("/readyz") == ("HTTP/1.1 503 Service Unavailable", b"not ready\n")
+    process.ready = True
+    assert await process.get("/readyz?verbose") == ("HTTP/1.1 200 OK", b"ready\n")
+
+
+async def test_metrics(process: _Process) -> None:
+    """/metrics is what Prometheus reads."""
+    status, body = await process.get("/metrics")
+    assert status == "HTTP/1.1 200 OK"
+    assert b"# TYPE process_cpu_seconds_total counter" in body
+
+
+async def test_anything_else(process: _Process) -> None:
+    """Other paths and methods are refused, and what is no HTTP gets no answer."""
+    assert (await process.get("/"))[0] == "HTTP/1.1 404 Not Found"
+    assert (await process.ask(b"POST /metrics HTTP/1.1\r\n\r\n"))[0].startswith("HTTP/1.1 405")
+    assert await process.ask(b"hello") == ("", b"")
+    assert await process.ask(b"GET /livez" + b"x" * 2 * REQUEST_MAX_BYTES) == ("", b"")
+    assert (await process.get("/livez"))[0] == "HTTP/1.1 200 OK"
