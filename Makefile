@@ -20,8 +20,9 @@ IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim)
 CLUSTER_TESTS := $(wildcard tests/cluster)
 WORKERS ?= 2
 
-SEEDS ?= 200
+SEEDS ?= 150
 SEED0 ?= 0
+INPUTS ?= 60000
 CORPUS ?=
 
 .PHONY: help
@@ -68,8 +69,20 @@ faults: $(VENV) ## inject faults into real clusters (slow)
 
 .PHONY: sim
 sim: $(VENV) ## simulate more histories: SEEDS=how many, SEED0=the first
-	@MAILRAFT_SIM_SEEDS=$(SEEDS) MAILRAFT_SIM_SEED0=$(SEED0) \
-		$(BIN)/python -m pytest tests/sim --timeout 0 --numprocesses $(WORKERS)
+	@$(BIN)/python -m tests.sim.run --seeds $(SEEDS) --seed0 $(SEED0) --workers $(WORKERS)
+
+.PHONY: mutants
+mutants: $(VENV) ## bring back the faults of stock pysyncobj: each must be caught
+	@$(BIN)/python -m tests.sim.mutation
+
+.PHONY: contract-mutants
+contract-mutants: $(VENV) ## take out what keeps each invariant of a mail store: its test must see it
+	@$(BIN)/python -m tests.contract.mutation
+
+.PHONY: fuzz
+fuzz: $(VENV) ## feed decoders near misses: INPUTS=how many each, SEED0=where chance begins
+	@MAILRAFT_FUZZ_INPUTS=$(INPUTS) MAILRAFT_FUZZ_SEED=$(SEED0) \
+		$(BIN)/python -m pytest tests/unit/test_fuzz.py --numprocesses $(WORKERS)
 
 .PHONY: coverage
 coverage: $(VENV) ## run the tests and report the lines they miss

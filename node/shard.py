@@ -1,8 +1,8 @@
 """One replica of one shard, between gRPC handlers and the runtime: propose() and read().
 
 Generic over a StateMachine. Everything runs on the node's event loop: a handler awaits, the runtime
-takes what waits (`next_entry`), and later tells what became of it (`placed`, `applied`, ...). No lock is
-needed, and between two awaits a view does not change.
+takes what waits (`next_entry`), and later tells what became of it (`placed`, `applied`, ...). No
+lock is needed, and between two awaits a view does not change.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mailraft.node.interfaces import (
     Applied,
+    Effect,
     Entry,
     EntryKind,
     GroupId,
@@ -33,6 +34,8 @@ ENTRY_COMMANDS_MAX = 256
 ENTRY_BYTES_MAX = 4 * 1024 * 1024
 # Entries that have a place in the log and are not applied yet.
 ENTRIES_IN_FLIGHT_MAX = 64
+# Questions for a read index that are open; reads that come meanwhile share the next.
+READ_INDEXES_IN_FLIGHT_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class ReadPoint:
     index: int
     age_ms: int
     consistency_met: common_pb2.Consistency.ValueType
+
+
+Listener = Callable[[tuple[Effect, ...]], None]
 
 
 @dataclass(slots=True)
@@ -103,10 +109,15 @@ class Replica:
         self._placed: dict[int, tuple[int, int, list[_Waiting]]] = {}  # index -> term, token, who
         self._token = 0
         self._applies: set[asyncio.Future[None]] = set()
+        self._listeners: list[Listener] = []
         self._stopped: str | None = None
         self._barrier_waiting: asyncio.Future[Committed] | None = None
+        self._by_index = False
+        self._readers: list[asyncio.Future[None]] = []  # no index asked for yet
+        self._indexing: dict[int, list[asyncio.Future[None]]] = {}  # by token, no index known yet
+        self._indexed: list[tuple[int, list[asyncio.Future[None]]]] = []  # not applied yet
 
-    # ---- for handlers -----------------------------------------------------------------------------
+    # ---- for handlers ----------------------------------------------------------------------------
 
     async def propose(
         self, command: object, bodies: Iterable[bytes] = (), *, deadline_s: float
@@ -124,13 +135,16 @@ class Replica:
     ) -> ReadPoint:
         """A view that keeps the promise of a level (docs/guarantees.md).
 
-        LINEARIZABLE is, until ReadIndex serves it, an entry of its own in the log, shared by
-        the reads that wait; so it needs the leader. SESSION and LOCAL read what is applied here;
-        the caller checks min_state and waits with `wait_applied`.
+        LINEARIZABLE asks a quorum for an index, on a follower through its leader, and waits until
+        that is applied here; reads that wait share the question. SESSION and LOCAL read what is
+        applied here; the caller checks min_state and waits with `wait_applied`.
+
+        Raises NotLeaderError and NoLeaderError (leadership changed, or nobody leads),
+        QuorumUnavailableError (not in time), ShuttingDownError.
         """
         self._check_running()
         if consistency == common_pb2.CONSISTENCY_LINEARIZABLE:
-            await self._pass_barrier(deadline_s)
+            await (self._pass_index if self._by_index else self._pass_barrier)(deadline_s)
         return ReadPoint(self.view, self.applied_index, self.age_ms(), consistency)
 
     async def wait_applied(self, *, deadline_s: float) -> bool:
@@ -146,6 +160,23 @@ class Replica:
             self._applies.discard(done)
         return True
 
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have every applied entry's effects told, on leader and follower alike, once they can be
+        read here; what is returned ends it. The listener must be quick and not raise.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is answered or applied here any more."""
+        return self._stopped is not None
+
+    @property
+    def commands_waiting(self) -> int:
+        """Commands that have no entry yet."""
+        return len(self._queue)
+
     def age_ms(self) -> int:
         """How old this replica's data may be: 0 on the leader, else since the leader was heard."""
         if self.leadership.leading:
@@ -153,7 +184,7 @@ class Replica:
         age_s = self._now() - self._heard()
         return int(min(age_s, 2**31) * 1000)
 
-    # ---- inside -----------------------------------------------------------------------------------
+    # ---- inside ----------------------------------------------------------------------------------
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -167,7 +198,9 @@ class Replica:
             len(self._queue) >= QUEUE_COMMANDS_MAX
             or self._queue_bytes + proposal.size_bytes > QUEUE_BYTES_MAX
         ):
-            raise errors.OverloadedError(f"shard {self.group} has {len(self._queue)} commands waiting")
+            raise errors.OverloadedError(
+                f"shard {self.group} has {len(self._queue)} commands waiting"
+            )
         waiting = _Waiting(proposal, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._queue_bytes += proposal.size_bytes
@@ -179,26 +212,41 @@ class Replica:
             return await asyncio.wait_for(waiting.done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
             # Row 20: it may still be committed; only the request_id can tell.
-            raise errors.CommitUnknownError(
-                f"shard {self.group} did not commit in time",
-                detail=error_pb2.CommitUnknown(shard=self.group),
-            ) from None
+            raise self._commit_unknown("it did not commit in time") from None
+
+    def _commit_unknown(self, why: str) -> errors.MailraftError:
+        return errors.CommitUnknownError(
+            f"shard {self.group}: {why}", detail=error_pb2.CommitUnknown(shard=self.group)
+        )
+
+    async def _pass_index(self, deadline_s: float) -> None:
+        if not self.leadership.leader:
+            raise self._not_leader()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._readers.append(done)
+        self._wake()
+        try:
+            await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
+        except TimeoutError:
+            raise self._no_quorum() from None
+
+    def _no_quorum(self) -> errors.MailraftError:
+        return errors.QuorumUnavailableError(
+            f"shard {self.group} found no quorum to order the read",
+            detail=error_pb2.QuorumUnavailable(shard=self.group),
+        )
 
     async def _pass_barrier(self, deadline_s: float) -> None:
-        # A barrier that is still in the queue was asked for before it is proposed, so it serves every
-        # read that arrives until then.
-        if not self._queue or self._barrier_waiting is None or self._barrier_waiting.done():
-            self._barrier_waiting = self._enqueue(self._barrier()).done
-        elif all(waiting.done is not self._barrier_waiting for waiting in self._queue):
-            self._barrier_waiting = self._enqueue(self._barrier()).done
-        barrier = asyncio.shield(self._barrier_waiting)
+        # A barrier that is still in the queue was asked for before it is proposed, so it serves
+        # every read that arrives until then.
+        shared = self._barrier_waiting
+        if shared is None or all(waiting.done is not shared for waiting in self._queue):
+            self._barrier_waiting = shared = self._enqueue(self._barrier()).done
+        barrier = asyncio.shield(shared)
         try:
             await asyncio.wait_for(barrier, max(0.0, deadline_s - self._now()))
         except TimeoutError:
-            raise errors.QuorumUnavailableError(
-                f"shard {self.group} found no quorum to order the read",
-                detail=error_pb2.QuorumUnavailable(shard=self.group),
-            ) from None
+            raise self._no_quorum() from None
 
     def _not_leader(self) -> errors.MailraftError:
         leader, term = self.leadership.leader, self.leadership.term
@@ -211,10 +259,45 @@ class Replica:
             ),
         )
 
-    # ---- for the runtime --------------------------------------------------------------------------
+    # ---- for the runtime -------------------------------------------------------------------------
+
+    def read_by_index(self) -> None:
+        """The runtime takes `next_read`; until it does, a linearizable read is an entry."""
+        self._by_index = True
+
+    def next_read(self) -> int | None:
+        """A token to ask a read index under, for all reads that wait; None when none does."""
+        waiting = [done for done in self._readers if not done.done()]
+        if not waiting or len(self._indexing) >= READ_INDEXES_IN_FLIGHT_MAX:
+            return None
+        self._readers = []
+        self._token += 1
+        self._indexing[self._token] = waiting
+        return self._token
+
+    def read_ready(self, token: int, index: int) -> None:
+        """Once `index` is applied, the reads of a token may see the state."""
+        self._indexed.append((index, self._indexing.pop(token)))
+        self._release_readers()
+
+    def read_refused(self, token: int) -> None:
+        """Leadership changed, or nobody leads: the callers may ask again."""
+        for done in self._indexing.pop(token, []):
+            if not done.done():
+                done.set_exception(self._not_leader())
+
+    def _release_readers(self) -> None:
+        waiting, self._indexed = self._indexed, []
+        for index, readers in waiting:
+            if index > self.applied_index:
+                self._indexed.append((index, readers))
+                continue
+            for done in readers:
+                if not done.done():
+                    done.set_result(None)
 
     def next_entry(self) -> NextEntry | None:
-        """Everything that waits, as one entry (bounded); None when nothing does or too much is open."""
+        """What waits, as one entry (bounded); None when nothing does, or too much is open."""
         in_flight = len(self._proposed) + len(self._placed)
         if not self._queue or in_flight >= ENTRIES_IN_FLIGHT_MAX:
             return None
@@ -226,7 +309,7 @@ class Replica:
                 break
             waiting = self._queue.popleft()
             self._queue_bytes -= waiting.proposal.size_bytes
-            if not waiting.done.done():  # its caller has given up: never proposed, so nothing to undo
+            if not waiting.done.done():  # else its caller gave up: never proposed, nothing to undo
                 taken.append(waiting)
         if not taken:
             return None
@@ -277,6 +360,23 @@ class Replica:
             else:
                 for waiting in waiters:
                     _fail(waiting, self._not_leader())
+        self._release_readers()
+        for waiter in self._applies:
+            if not waiter.done():
+                waiter.set_result(None)
+        for listener in tuple(self._listeners):
+            listener(done.effects)
+
+    def restored(self, view: View, index: int) -> None:
+        """A snapshot took the place of state and log: what became of open proposals up to it cannot
+        be told here.
+        """
+        self.view, self.applied_index = view, index
+        for placed in [placed for placed in self._placed if placed <= index]:
+            _, _, waiters = self._placed.pop(placed)
+            for waiting in waiters:
+                _fail(waiting, self._commit_unknown("a snapshot was installed meanwhile"))
+        self._release_readers()
         for waiter in self._applies:
             if not waiter.done():
                 waiter.set_result(None)
@@ -293,6 +393,12 @@ class Replica:
                 _fail(waiting, errors.CommitUnknownError(reason))
         self._placed.clear()
         self._proposed.clear()
+        indexed = [readers for _, readers in self._indexed]
+        for readers in (self._readers, *self._indexing.values(), *indexed):
+            for done in readers:
+                if not done.done():
+                    done.set_exception(errors.ShuttingDownError(reason))
+        self._readers, self._indexing, self._indexed = [], {}, []
 
 
 def _fail(waiting: _Waiting, error: errors.MailraftError) -> None:

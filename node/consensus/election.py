@@ -31,10 +31,14 @@ class Election(ReplicaBase):
     def election_due(self) -> bool:
         return (
             self.role != LEADER
-            and self.is_voter
+            and self.may_campaign
+            and not self.journal.amnesic
             and self.election_deadline < surroundings.now
             and (bool(self.connected_nodes) or not self.other_nodes)
         )
+
+    def put_election_off(self) -> None:
+        self.election_deadline = surroundings.now + self.stock_timeout_s()
 
     def may_start_election(self) -> bool:
         """Row 7: ask who would vote for this replica before the term rises.
@@ -47,12 +51,12 @@ class Election(ReplicaBase):
             return True
         if self.mutants & Mutant.NO_PRE_VOTE:
             return True
-        self.election_deadline = surroundings.now + self.stock_timeout_s()
+        self.put_election_off()
         self.leader_node = None
         if self.role == CANDIDATE:
             self.stock_set_role(FOLLOWER)
         self._pre_votes = {self.replica}
-        for node in self.peers_in_order():
+        for node in self.voters_in_order():
             self.send(node.id, request_vote=self.vote_request(pre_vote=True))
         return False
 
@@ -67,7 +71,7 @@ class Election(ReplicaBase):
 
     def on_timeout_now(self, sender: Node, term: int) -> None:
         """Thesis section 3.10: the leader hands over; only its own word counts."""
-        if term == self.term and self.leader_node == sender:
+        if term == self.term and self.leader_node == sender and not self.journal.amnesic:
             self.stock_receive(sender, {"type": "timeout_now", "term": term})
             self.election_deadline = _AT_ONCE
             self._asked_by_leader = True
@@ -75,14 +79,19 @@ class Election(ReplicaBase):
     # ---- answering one --------------------------------------------------------------------------
 
     def on_request_vote(self, sender: Node, term: int, request: raft_pb2.RequestVote) -> None:
+        if self.journal.amnesic:
+            return  # it may have given this vote already (row 12)
         if request.pre_vote:
-            granted = self._log_is_current(request) and not self._leader_is_alive()
+            granted = (
+                self._log_is_current(request)
+                and not self._leader_is_alive()
+                and not self.disk_hung  # a vote could not be kept: better none is counted on
+            )
             self.send(sender.id, vote_reply=raft_pb2.VoteReply(granted=granted, pre_vote=True))
             return
-        if self._leader_is_alive() and not request.transfer and term > self.term:
-            # It won its pre-vote from others, or lost its reason meanwhile (thesis section 4.2.3).
-            if not self.mutants & Mutant.NO_PRE_VOTE:
-                return
+        needless = self._leader_is_alive() and not request.transfer and term > self.term
+        if needless and not self.mutants & Mutant.NO_PRE_VOTE:
+            return  # it won its pre-vote from others, or lost its reason since (thesis 4.2.3)
         if self.voted_for == sender.id and term == self.term and self.role == FOLLOWER:
             # The first answer may have been lost; the same vote again is the same vote.
             self.send(sender.id, vote_reply=raft_pb2.VoteReply(granted=True))
@@ -113,17 +122,24 @@ class Election(ReplicaBase):
         self.leader_heard_s = surroundings.now
         self._pre_votes.clear()
         if not self.transfer_in_progress:
-            self.election_deadline = surroundings.now + self.stock_timeout_s()
+            self.put_election_off()
+
+    def on_leader_beat(self, node: Node) -> None:
+        """A heartbeat says who leads this very term; there is one (Raft section 5.2)."""
+        if self.role == CANDIDATE:
+            self.stock_set_role(FOLLOWER)
+        self.leader_node = node
+        self.heard_leader()
 
     # ---- counting -------------------------------------------------------------------------------
 
     def on_vote_reply(self, sender: Node, term: int, reply: raft_pb2.VoteReply) -> None:
-        if not reply.granted or self.role == LEADER:
+        if not reply.granted or self.role == LEADER or sender not in self.other_nodes:
             return
         if reply.pre_vote:
             if self._pre_votes and term <= self.term:
                 self._pre_votes.add(sender.id)
-                if len(self._pre_votes) > (len(self.other_nodes) + 1) // 2:
+                if self.is_majority(self._pre_votes):
                     self._pre_votes = set()
                     self._pre_vote_won = True
                     self.election_deadline = _AT_ONCE
@@ -132,10 +148,20 @@ class Election(ReplicaBase):
             return
         if self._votes_term != term:
             self._votes, self._votes_term = set(), term
-        if sender.id in self._votes and not self.mutants & Mutant.COUNT_VOTES_TWICE:
-            return  # row 6: a set of voters, not a counter
         self._votes.add(sender.id)
+        if not self.mutants & Mutant.COUNT_VOTES_TWICE:
+            # Row 6: a set of voters, not a counter; stock hears of it when they are a majority.
+            if not self.is_majority(self._votes | {self.replica}):
+                return
+            self.votes_count = len(self.other_nodes) + 1
         self.stock_receive(sender, {"type": "response_vote", "term": term})
+
+    def tell_term(self, to: ReplicaId) -> None:
+        """Row 7: a lower term gets an answer. Without one a leader of a lower term never steps
+        down, and a node whose term rose alone never follows again (Raft section 5.1).
+        """
+        if not self.mutants & Mutant.IGNORE_LOWER_TERMS:
+            self.send(to, term_notice=raft_pb2.TermNotice())
 
     # ---- terms ----------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mailraft.internal.v1 import raft_pb2
-from mailraft.node.interfaces import GroupId
+from mailraft.node.interfaces import GroupId, ReplicaId
 
-Led = tuple[tuple[GroupId, int], ...]  # (group, term), ascending
+Led = tuple[tuple[GroupId, int, ReplicaId], ...]  # (group, term, leader), ascending
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Outgoing:
     acknowledged_version: int = 0
     sequence: int = 0
 
-    def update(self, led: Iterable[tuple[GroupId, int]]) -> None:
+    def update(self, led: Iterable[tuple[GroupId, int, ReplicaId]]) -> None:
         fresh = tuple(sorted(led))
         if fresh != self.led or not self.version:
             self.led = fresh
@@ -35,7 +35,7 @@ class Outgoing:
         beat = raft_pb2.Heartbeat(led_version=self.version, sequence=self.sequence)
         if self.acknowledged_version != self.version:
             beat.complete = True
-            beat.led.extend(raft_pb2.LedGroup(group=g, term=t) for g, t in self.led)
+            beat.led.extend(raft_pb2.LedGroup(group=g, term=t, replica=r) for g, t, r in self.led)
         return beat
 
     def acknowledged(self, ack: raft_pb2.HeartbeatAck) -> bool:
@@ -58,6 +58,6 @@ class Incoming:
         """Whether the set is known, and what to answer (an older version asks for the set)."""
         if beat.complete:
             self.version = beat.led_version
-            self.led = tuple((led.group, led.term) for led in beat.led)
+            self.led = tuple((led.group, led.term, led.replica) for led in beat.led)
         known = self.version == beat.led_version
         return known, raft_pb2.HeartbeatAck(led_version=self.version, sequence=beat.sequence)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from mailraft.internal.v1 import raft_pb2
+from mailraft.node.consensus.frames import Frames
 from mailraft.node.consensus.group import Draft, Group, Journal
 from mailraft.node.consensus.heartbeat import Incoming, Outgoing
 from mailraft.node.consensus.messages import (
     Appended,
     AppliedUpTo,
+    ChangeConfiguration,
+    ChangeRefused,
     Committed,
     DamagedEntryError,
     Discarded,
@@ -27,20 +31,32 @@ from mailraft.node.consensus.messages import (
     Outcome,
     PeerDown,
     PeerUp,
+    Prefer,
     Propose,
+    ReadIndex,
+    ReadRefused,
     Ready,
     Received,
     Rejected,
+    SnapshotArrived,
+    SnapshotSent,
+    SnapshotTaken,
+    SnapshotWanted,
     Stopped,
     Transfer,
 )
 from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.consensus.stock import LEADER, Node, surroundings
-from mailraft.node.interfaces import GroupId, LogReader, LogWrite, StoredLog, node_of
-
-# One frame of a peer stream carries at most this much, or one larger envelope.
-FRAME_BYTES_MAX = 2 * 1024 * 1024
+from mailraft.node.interfaces import (
+    Configuration,
+    GroupId,
+    LogReader,
+    LogWrite,
+    ReplicaId,
+    StoredLog,
+    node_of,
+)
 
 
 class Host:
@@ -65,7 +81,8 @@ class Host:
         self._groups: dict[GroupId, Group] = {}
         self._sequence = 0
         self._durable = 0
-        self._awaiting: deque[tuple[int, Group]] = deque()  # writes that are not durable yet
+        # Writes that are not durable yet: sequence, whose, and since when.
+        self._awaiting: deque[tuple[int, Group, float]] = deque()
         self._held: list[tuple[int, int, raft_pb2.Envelope]] = []  # heap of (sequence, order, _)
         self._order = 0
         self._up: set[NodeNumber] = set()
@@ -79,6 +96,7 @@ class Host:
         self._outcomes: list[Outcome] = []
         self._stopped: list[Stopped] = []
         self._acks: list[tuple[NodeNumber, raft_pb2.HeartbeatAck]] = []
+        self._snapshots_taken: list[SnapshotTaken] = []
 
     # ---- groups ---------------------------------------------------------------------------------
 
@@ -107,6 +125,11 @@ class Host:
         found = self._groups.get(group)
         return found.status() if found is not None else None
 
+    def configuration_at(self, group: GroupId, index: int) -> Configuration | None:
+        """In force at an applied index; None where no replica of the group runs."""
+        found = self._groups.get(group)
+        return found.configuration_at(index) if found is not None else None
+
     def leader_heard_s(self, group: GroupId) -> float:
         """When a follower last heard its leader, on the host's clock; long ago when never."""
         found = self._groups.get(group)
@@ -120,9 +143,15 @@ class Host:
         found = self._groups.get(group)
         if found is None or found.role != LEADER:
             return {}
-        matches = {int(node.id): found.match_index[node] for node in found.peers_in_order()}
-        matches[found.replica] = found.durable_index
+        matches = {int(node.id): found.match_index[node] for node in found.voters_in_order()}
+        if found.is_voter:
+            matches[found.replica] = found.durable_index
         return matches
+
+    def configuration(self, group: GroupId) -> Configuration | None:
+        """The latest in the replica's log, committed or not."""
+        found = self._groups.get(group)
+        return found.configuration if found is not None else None
 
     # ---- a turn ---------------------------------------------------------------------------------
 
@@ -133,9 +162,10 @@ class Host:
         for event in inbox:
             self._take(event)
         for group in list(self._groups.values()):
-            if group.election_due():
+            if group.watches_time:
                 self._touch(group)
-        beat = now >= self._next_heartbeat
+        hung = self._disk_hangs()
+        beat = now >= self._next_heartbeat and not hung
         if beat:
             self._next_heartbeat = now + self._settings.heartbeat_s
             for group in self._groups.values():
@@ -145,17 +175,35 @@ class Host:
             self._guarded(group, self._turn_of, group)
         return self._ready(beat=beat)
 
+    def _disk_hangs(self) -> bool:
+        """A hung disk must not keep its leaders: hand them over, beat no more, favour nobody."""
+        waited_s = surroundings.now - self._awaiting[0][2] if self._awaiting else 0.0
+        hung = waited_s > self._settings.disk_hung_s
+        for group in self._groups.values():
+            group.disk_hung = hung
+            if hung and group.role == LEADER:
+                group.hand_over_once()
+                self._touch(group)
+        return hung
+
     def _turn_of(self, group: Group) -> None:
         group.tick()
+        if group.take_members_changed():
+            for peer in sorted(self._up):
+                self._tell_peer(group, peer, up=True, again=False)
+        for event in group.take_held_proposals():
+            self._take_proposal(event)
         if group.want_append or (group.role == LEADER and not group.all_caught_up()):
             group.send_appends()
 
     def _take_durable(self, durable: int) -> None:
         if durable > self._sequence:
-            raise AssertionError(f"{durable} cannot be durable: only {self._sequence} was handed out")
+            raise AssertionError(
+                f"{durable} cannot be durable: only {self._sequence} was handed out"
+            )
         self._durable = max(self._durable, durable)
         while self._awaiting and self._awaiting[0][0] <= self._durable:
-            _, group = self._awaiting.popleft()
+            _, group, _ = self._awaiting.popleft()
             group.on_durable(self._durable)
             if group.group in self._groups:
                 self._touch(group)
@@ -169,9 +217,12 @@ class Host:
             work(*arguments)  # type: ignore[operator]
         except DamagedEntryError:
             return  # as if the message had been lost: it is sent again
-        except Exception as error:
-            self.remove_group(group.group)
-            self._stopped.append(Stopped(group.group, f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the neighbours go on
+            self._stop(group, error)
+
+    def _stop(self, group: Group, error: Exception) -> None:
+        self.remove_group(group.group)
+        self._stopped.append(Stopped(group.group, f"{type(error).__name__}: {error}"))
 
     # ---- events ---------------------------------------------------------------------------------
 
@@ -192,11 +243,61 @@ class Host:
             case PeerDown(peer):
                 self._up.discard(peer)
                 self._tell_groups(peer, up=False)
-            case Transfer(group_id, target):
-                group = self._groups.get(group_id)
-                if group is not None:
-                    group.transferLeadership(Node(target) if target else None)
-                    self._touch(group)
+            case ReadIndex():
+                self._take_read(event)
+            case SnapshotArrived():
+                self._take_snapshot(event)
+            case ChangeConfiguration():
+                self._take_change(event)
+            case _:
+                self._take_wish(event)
+
+    def _take_wish(self, event: Transfer | Prefer | SnapshotSent) -> None:
+        group = self._groups.get(event.group)
+        if group is None:
+            return
+        match event:
+            case Transfer():
+                group.hand_over(event.target)
+                self._touch(group)
+            case Prefer():
+                group.preferred = event.replica
+            case SnapshotSent():
+                group.on_snapshot_sent(event.replica)
+                self._touch(group)
+
+    def _take_snapshot(self, event: SnapshotArrived) -> None:
+        group, installed = self._groups.get(event.group), False
+        if group is not None:
+            self._touch(group)
+            try:
+                installed = group.on_snapshot(event)
+            except Exception as error:  # noqa: BLE001  # as _guarded
+                self._stop(group, error)
+        self._snapshots_taken.append(
+            SnapshotTaken(event.group, event.generation, event.base.index, installed)
+        )
+
+    def _take_change(self, event: ChangeConfiguration) -> None:
+        group = self._groups.get(event.group)
+        if group is None:
+            reason = "no replica of this group is here"
+            self._outcomes.append(ChangeRefused(event.token, event.group, reason))
+            return
+        self._touch(group)
+        place = group.change_configuration(event)
+        if isinstance(place, str):
+            self._outcomes.append(ChangeRefused(event.token, event.group, place))
+        else:
+            self._outcomes.append(Appended(event.token, event.group, *place))
+
+    def _take_read(self, event: ReadIndex) -> None:
+        group = self._groups.get(event.group)
+        if group is None:
+            self._outcomes.append(ReadRefused(event.token, event.group, 0))
+            return
+        group.ask_read_index(event.token)
+        self._touch(group)
 
     def _tell_groups(self, peer: NodeNumber, *, up: bool) -> None:
         for group in self._groups.values():
@@ -204,9 +305,9 @@ class Host:
             if group.role == LEADER:
                 self._touch(group)
 
-    def _tell_peer(self, group: Group, peer: NodeNumber, *, up: bool) -> None:
+    def _tell_peer(self, group: Group, peer: NodeNumber, *, up: bool, again: bool = True) -> None:
         for node in group.peers_in_order():
-            if node_of(node.id) == peer:
+            if node_of(node.id) == peer and (again or node not in group.connected_nodes):
                 group.on_peer(node, up=up)
 
     def _take_proposal(self, event: Propose) -> None:
@@ -215,6 +316,9 @@ class Host:
             self._outcomes.append(Rejected(event.token, event.group, 0))
             return
         self._touch(group)
+        if group.holds_proposals:
+            group.held_proposals.append(event)
+            return
         discarded = Discarded(event.token, event.group)
         place = group.propose(
             Draft(event.kind, event.payload, event.bodies),
@@ -250,23 +354,24 @@ class Host:
         self._acks.append((peer, ack))
         if not known:
             return
-        for group_id, term in incoming.led:
+        for group_id, term, replica in incoming.led:
             group = self._groups.get(group_id)
-            if group is None:
+            leader = Node(replica)
+            if group is None or node_of(replica) != peer:
                 continue
-            if group.term == term and node_of(group.leader) == peer:
-                group.heard_leader()
+            if group.term == term and group.role != LEADER:
+                if group.leader != replica:
+                    self._touch(group)
+                group.on_leader_beat(leader)
             elif group.term > term:
-                for node in group.peers_in_order():
-                    if node_of(node.id) == peer:
-                        group.send(node.id, term_notice=raft_pb2.TermNotice())
-                        self._touch(group)
+                group.tell_term(replica)
+                self._touch(group)
 
     def _take_heartbeat_ack(self, peer: NodeNumber, ack: raft_pb2.HeartbeatAck) -> None:
         outgoing = self._outgoing.setdefault(peer, Outgoing())
         if not outgoing.acknowledged(ack):
             return
-        for group_id, term in outgoing.led:
+        for group_id, term, _ in outgoing.led:
             group = self._groups.get(group_id)
             if group is None or group.role != LEADER or group.term != term:
                 continue
@@ -280,11 +385,15 @@ class Host:
         writes = self._collect_writes()
         committed: list[Committed] = []
         changed: list[GroupStatus] = []
+        wanted: list[SnapshotWanted] = []
         for group in self._touched.values():
             self._hold_or_release(group)
+            self._outcomes.extend(group.read_outcomes)
+            group.read_outcomes.clear()
             entries = group.take_committed()
             if entries is not None:
                 committed.append(entries)
+            wanted.extend(group.snapshots_wanted())
             status = group.status()
             before = self._reported.get(group.group)
             if before is None or _leadership(before) != _leadership(status):
@@ -292,6 +401,9 @@ class Host:
                 changed.append(status)
         outcomes, self._outcomes = tuple(self._outcomes), []
         stopped, self._stopped = tuple(self._stopped), []
+        taken, self._snapshots_taken = self._snapshots_taken, []
+        # A replica that has stopped since has written nothing.
+        taken = [t if t.group in self._groups else replace(t, installed=False) for t in taken]
         self._touched = {}
         return Ready(
             sequence=self._sequence,
@@ -301,6 +413,8 @@ class Host:
             outcomes=outcomes,
             changed=tuple(changed),
             stopped=stopped,
+            snapshots_wanted=tuple(wanted),
+            snapshots_taken=tuple(taken),
         )
 
     def _collect_writes(self) -> tuple[LogWrite, ...]:
@@ -310,17 +424,14 @@ class Host:
             own = group.take_writes(sequence)
             if own:
                 writes.extend(own)
-                self._awaiting.append((sequence, group))
+                self._awaiting.append((sequence, group, surroundings.now))
         if writes:
             self._sequence = sequence
         return tuple(writes)
 
     def _hold_or_release(self, group: Group) -> None:
-        for envelope, must_wait in group.take_envelopes():
+        for envelope, until in group.take_envelopes():
             self._order += 1
-            until = group.last_write if must_wait else 0
-            if self._mutants & Mutant.REVEAL_BEFORE_FLUSH:
-                until = 0
             heapq.heappush(self._held, (until, self._order, envelope))
 
     def _frames(self, *, beat: bool) -> list[tuple[NodeNumber, raft_pb2.ExchangeRequest]]:
@@ -330,7 +441,7 @@ class Host:
             _, order, envelope = heapq.heappop(self._held)
             due.append((order, envelope))
         due.sort(key=lambda item: item[0])
-        frames = _Frames()
+        frames = Frames()
         for _, envelope in due:
             peer = node_of(envelope.to_replica)
             if peer in self._up:
@@ -346,38 +457,12 @@ class Host:
                 frames.open(peer).heartbeat.CopyFrom(outgoing.beat())
         return frames.done
 
-    def _led_at(self, peer: NodeNumber) -> list[tuple[GroupId, int]]:
+    def _led_at(self, peer: NodeNumber) -> list[tuple[GroupId, int, ReplicaId]]:
         return [
-            (group.group, group.term)
+            (group.group, group.term, group.replica)
             for group in self._groups.values()
-            if group.role == LEADER and any(node_of(n.id) == peer for n in group.other_nodes)
+            if group.role == LEADER and any(node_of(n.id) == peer for n in group.peers_in_order())
         ]
-
-
-class _Frames:
-    """Envelopes packed into frames of bounded size, in order, per peer."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[NodeNumber, raft_pb2.ExchangeRequest]] = []
-        self._open: dict[NodeNumber, tuple[raft_pb2.ExchangeRequest, int]] = {}
-
-    def open(self, peer: NodeNumber) -> raft_pb2.ExchangeRequest:
-        frame = self._open.get(peer)
-        return frame[0] if frame is not None else self._begin(peer, 0)
-
-    def add(self, peer: NodeNumber, envelope: raft_pb2.Envelope) -> None:
-        size_bytes = envelope.ByteSize()
-        frame, used_bytes = self._open.get(peer, (None, 0))
-        if frame is None or used_bytes + size_bytes > FRAME_BYTES_MAX:
-            frame, used_bytes = self._begin(peer, 0), 0
-        frame.envelopes.append(envelope)
-        self._open[peer] = (frame, used_bytes + size_bytes)
-
-    def _begin(self, peer: NodeNumber, used_bytes: int) -> raft_pb2.ExchangeRequest:
-        frame = raft_pb2.ExchangeRequest()
-        self.done.append((peer, frame))
-        self._open[peer] = (frame, used_bytes)
-        return frame
 
 
 def _leadership(status: GroupStatus) -> tuple[int, int, bool]:

@@ -1,7 +1,7 @@
 """The log of one group as pysyncobj sees it: what the engine holds, plus what this turn adds.
 
-pysyncobj looks at indexes and terms only (its replication and apply loops are corrected), so that is
-all it gets; entries travel past it. Writes collect here until the host takes them for Ready.
+pysyncobj looks at indexes and terms only (its replication and apply loops are corrected), so that
+is all it gets; entries travel past it. Writes collect here until the host takes them for Ready.
 """
 
 from __future__ import annotations
@@ -10,12 +10,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import overload
 
+from mailraft.node.consensus.compaction import LogSizes
+from mailraft.node.engine.records import configuration_of
 from mailraft.node.interfaces import (
     AppendEntries,
+    CompactLog,
+    Configuration,
+    EndAmnesia,
     Entry,
     EntryKind,
     GroupId,
     HardState,
+    InstallSnapshot,
+    LogBase,
     LogCorruptError,
     LogReader,
     LogWrite,
@@ -55,7 +62,13 @@ class Journal:
         self._start_commit = max(stored.applied_index, stored.base.index)
         self._tail: OrderedDict[int, Entry] = OrderedDict()
         self._tail_bytes = 0
+        self.sizes = LogSizes(stored.base.index, stored.last_index, stored.log_bytes)
+        # Configurations in the log, the one at the base first.
+        self._configurations = [(stored.base.index, stored.base.configuration)]
+        self._configurations.extend(stored.configurations)
+        self.amnesic = stored.amnesic
         self._writes: list[LogWrite] = []
+        self._later: list[LogWrite] = []  # only ever filled by a mutant
         self._appending: list[Entry] = []
         self._truncated = False
 
@@ -68,6 +81,28 @@ class Journal:
     @property
     def last_index(self) -> int:
         return self._last[1]
+
+    @property
+    def is_newborn(self) -> bool:
+        """Nothing was ever in this log."""
+        return self._last[1] == self._base_index and self._base_term == 0
+
+    @property
+    def base_configuration(self) -> Configuration:
+        return self._configurations[0][1]
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest in the log, committed or not (thesis section 4.1)."""
+        return self._configurations[-1][1]
+
+    @property
+    def configuration_index(self) -> int:
+        return self._configurations[-1][0]
+
+    def configuration_at(self, index: int) -> Configuration:
+        """In force at an index that is not below the base."""
+        return next(found for at, found in reversed(self._configurations) if at <= index)
 
     def term(self, index: int) -> int | None:
         """Term of an entry; None below the base, above the end."""
@@ -103,9 +138,10 @@ class Journal:
 
     def take_writes(self) -> tuple[LogWrite, ...]:
         """This turn's writes, in program order. They are on their way to the engine now, so
-        what the tail lets go from here on can be read back."""
+        what the tail lets go from here on can be read back.
+        """
         self._close_append()
-        writes, self._writes = tuple(self._writes), []
+        writes, self._writes, self._later = tuple(self._writes), self._later, []
         while self._tail_bytes > TAIL_BYTES_MAX and len(self._tail) > 1:
             _, entry = self._tail.popitem(last=False)
             self._tail_bytes -= entry.size_bytes
@@ -115,6 +151,41 @@ class Journal:
         """Whether the log got shorter since this was last asked."""
         truncated, self._truncated = self._truncated, False
         return truncated
+
+    def compact(self, base: LogBase) -> None:
+        """Move the start of the log up to an entry that is applied."""
+        self._close_append()
+        self._writes.append(CompactLog(self._group, base))
+        above = [known for known in self._configurations if known[0] > base.index]
+        self._configurations = [(base.index, base.configuration), *above]
+        self._base_index, self._base_term = base.index, base.term
+        self.sizes.compact(base.index)
+        while self._tail and next(iter(self._tail)) <= base.index:
+            _, entry = self._tail.popitem(last=False)
+            self._tail_bytes -= entry.size_bytes
+
+    def end_amnesia(self) -> None:
+        self._close_append()
+        self.amnesic = False
+        self._writes.append(EndAmnesia(self._group))
+
+    def rewrite(self, first: int) -> None:
+        """The fault of row 14, for its mutant: what is kept is removed and written again."""
+        kept = tuple(entry for index, entry in self._tail.items() if index >= first)
+        if kept:
+            self._writes.append(TruncateLog(self._group, first))
+            self._later.append(AppendEntries(self._group, kept))
+
+    def install(self, generation: int, base: LogBase, digest: bytes) -> None:
+        """Begin anew, empty, behind a snapshot."""
+        self._close_append()
+        self._writes.append(InstallSnapshot(self._group, generation, base, digest))
+        self._base_index, self._base_term = base.index, base.term
+        self._last = (base.index, base.index, base.term)
+        self._configurations = [(base.index, base.configuration)]
+        self._tail.clear()
+        self._tail_bytes = 0
+        self.sizes = LogSizes(base.index, base.index, 0)
 
     # ---- what pysyncobj asks --------------------------------------------------------------------
 
@@ -128,8 +199,11 @@ class Journal:
                 entry = Entry(index, term, kind, payload, bodies)
             case _:  # pysyncobj's own no-op, at the start of a leader's term
                 entry = Entry(index, term, EntryKind.NOOP)
+        if entry.kind is EntryKind.CONFIGURATION:
+            self._configurations.append((index, configuration_of(entry)))
         self._appending.append(entry)
         self._tail[index] = entry
+        self.sizes.add(index, entry.skeleton_bytes)
         self._tail_bytes += entry.size_bytes
         self._last = (index, index, term)
 
@@ -141,6 +215,9 @@ class Journal:
         self._close_append()
         self._writes.append(TruncateLog(self._group, first))
         self._truncated = True
+        self.sizes.truncate(first)
+        while self.configuration_index >= first:
+            self._configurations.pop()
         while self._tail and next(reversed(self._tail)) >= first:
             _, entry = self._tail.popitem()
             self._tail_bytes -= entry.size_bytes

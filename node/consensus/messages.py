@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mailraft.internal.v1 import raft_pb2
 from mailraft.node.engine.checksum import entry_checksum
-from mailraft.node.interfaces import Entry, EntryKind, GroupId, LogWrite, ReplicaId
+from mailraft.node.interfaces import Entry, EntryKind, GroupId, LogBase, LogWrite, ReplicaId
 
 NodeNumber = int
 Token = int  # names a proposal; chosen by the caller, unique while it is open
@@ -68,7 +68,71 @@ class Transfer:
     target: ReplicaId  # 0: the voter that is furthest ahead
 
 
-Event = PeerUp | PeerDown | Received | Propose | AppliedUpTo | Transfer
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """Hand leadership to this replica whenever this one leads and it can take over; 0: stay."""
+
+    group: GroupId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndex:
+    """Find an index that holds everything committed before this event (Raft thesis section 6.4)."""
+
+    group: GroupId
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotArrived:
+    """A snapshot is on this disk, whole, under a generation that is not live yet.
+
+    `base` is the last entry whose effects are in it; `digest` over all effects up to there.
+    """
+
+    group: GroupId
+    sender: ReplicaId
+    generation: int
+    base: LogBase
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSent:
+    """A snapshot that was wanted arrived at its receiver, or did not: the host may want another."""
+
+    group: GroupId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeConfiguration:
+    """Make these the members, if this replica leads and `expected_version` is in force.
+
+    Appended, or ChangeRefused. In force at once; done when that entry is committed.
+    """
+
+    group: GroupId
+    token: Token
+    expected_version: int
+    voters: tuple[ReplicaId, ...]
+    learners: tuple[ReplicaId, ...] = ()
+
+
+Event = (
+    ChangeConfiguration
+    | PeerUp
+    | PeerDown
+    | Received
+    | Propose
+    | AppliedUpTo
+    | Transfer
+    | Prefer
+    | ReadIndex
+    | SnapshotArrived
+    | SnapshotSent
+)
 
 
 # ---- Ready: what a host wants done ---------------------------------------------------------------
@@ -101,7 +165,34 @@ class Discarded:
     group: GroupId
 
 
-Outcome = Appended | Rejected | Discarded
+@dataclass(frozen=True, slots=True)
+class ReadReady:
+    """Once `index` is applied here, a local read is linearizable."""
+
+    token: Token
+    group: GroupId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRefused:
+    """No leader, or it changed: ask again, or there."""
+
+    token: Token
+    group: GroupId
+    leader: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRefused:
+    """A change of the configuration was appended nowhere, and why."""
+
+    token: Token
+    group: GroupId
+    reason: str
+
+
+Outcome = Appended | Rejected | Discarded | ReadReady | ReadRefused | ChangeRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +225,28 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """Send a snapshot of the group to a replica; SnapshotSent says when that is over."""
+
+    group: GroupId
+    replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """What became of a SnapshotArrived. Installed: by the writes of this Ready; views of the group
+    and all that is known of its log are void. Else its generation is to be dropped.
+    """
+
+    group: GroupId
+    generation: int
+    index: int
+    installed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """What one turn wants done: write `writes` in order, send `messages` at once, apply `committed`.
+    """What one turn wants done: write `writes` in order, send `messages`, apply `committed`.
 
     `sequence` names the writes of this turn and before; messages that rest on them stay in the
     host until a later step is told that they are durable.
@@ -148,6 +259,8 @@ class Ready:
     outcomes: tuple[Outcome, ...]
     changed: tuple[GroupStatus, ...]
     stopped: tuple[Stopped, ...]
+    snapshots_wanted: tuple[SnapshotWanted, ...] = ()
+    snapshots_taken: tuple[SnapshotTaken, ...] = ()
 
 
 # ---- entries on the wire -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from mailraft.internal.v1 import raft_pb2
@@ -30,6 +31,10 @@ class ReplicaBase(Stock):
         self.election_timeout_s = settings.election_timeout_min_s
         self.outbox = Outbox()
         self._envelopes: list[raft_pb2.Envelope] = []
+        self.want_append = False
+        self.membership_begun = False
+        self.disk_hung = False
+        self.learner_nodes: set[Node] = set()
         super().__init__(
             Node(replica),
             [Node(voter) for voter in configuration.voters if voter != replica],
@@ -56,9 +61,28 @@ class ReplicaBase(Stock):
         node = self.leader_node
         return int(node.id) if node is not None else 0
 
-    def peers_in_order(self) -> list[Node]:
+    def is_majority(self, replicas: Set[ReplicaId]) -> bool:
+        """Whether these are more than half of the voters (others among them do not count)."""
+        voters = self.configuration.voters
+        return 2 * sum(voter in replicas for voter in voters) > len(voters)
+
+    @property
+    def may_campaign(self) -> bool:
+        """A voter, or one that is being removed: until that is committed its log may be needed
+        to elect anyone (thesis section 4.2.2).
+        """
+        index = self.journal.configuration_index
+        if self.is_voter or index <= self.commit_index:
+            return self.is_voter
+        return self.replica in self.journal.configuration_at(index - 1).voters
+
+    def voters_in_order(self) -> list[Node]:
         """The other voters, ascending: every process walks them alike (row 23)."""
         return sorted(self.other_nodes, key=lambda node: int(node.id))
+
+    def peers_in_order(self) -> list[Node]:
+        """All that get entries: the other voters and learners, ascending."""
+        return sorted(self.other_nodes | self.learner_nodes, key=lambda node: int(node.id))
 
     def send(self, to: ReplicaId, **body: Any) -> None:
         """Queue one envelope; `body` is one field of Envelope.body."""

@@ -1,4 +1,4 @@
-"""Corrections to pysyncobj's replication: what is removed, what is proven, what counts as committed.
+"""Corrections to pysyncobj's replication: what is removed, what is proven, what is committed.
 
 On a follower a message is normalised before stock pysyncobj handles it, so that its rule ("delete
 everything after prevLogIdx, add the rest") does exactly what Raft section 5.3 says. On a leader
@@ -33,9 +33,11 @@ class Progress:
     in_flight_bytes: int = 0
     commit_sent: int = 0
     commit_known: int = 0
+    sent_behind: int = 0  # what the last append named as the entry before
+    awaits_snapshot: bool = False  # what it needs next is not in the log any more (row 15)
 
     def reset(self) -> None:
-        self.probing, self.waiting_since = True, None
+        self.probing, self.waiting_since, self.awaits_snapshot = True, None, False
         self.in_flight.clear()
         self.in_flight_bytes = 0
 
@@ -57,12 +59,13 @@ class Replication(ReplicaBase):
 
     def begin_replication(self) -> None:
         self.progress: dict[Node, Progress] = {}
-        self.want_append = False
         # Of this replica's own log, what is on disk; and what will be when a sequence is durable.
         self.durable_index = self.journal.last_index
         self._written: deque[tuple[int, int]] = deque()  # (write sequence, last index)
         self._proven = 0
         self._accepted = False
+        self._proven_in: tuple[int, int] = (0, 0)  # term, and the index that its leader has proven
+        self.uncounted: set[Node] = set()  # they may have forgotten what they said (amnesia.py)
         self._commit_before_tick = self.commit_index
         self._led_term = -1
 
@@ -76,7 +79,7 @@ class Replication(ReplicaBase):
             if entry.index != expected:
                 raise ConsensusError(f"append with a gap at {expected}: got {entry.index}")
         if previous < self.journal.base_index:
-            # Below the base all is committed, so it matches (Raft section 5.4, leader completeness).
+            # Below the base all is committed, so it matches (Raft 5.4, leader completeness).
             entries = [e for e in entries if e.index > self.journal.base_index]
             previous = self.journal.base_index
             previous_term = self.journal.term(previous) or 0
@@ -99,7 +102,13 @@ class Replication(ReplicaBase):
         )
         if self.journal.take_truncated():
             self._on_truncated()
+        if self._accepted:
+            self._proven_in = (term, max(self.proven_in_term(term), self._proven))
         self._answer(sender)
+
+    def proven_in_term(self, term: int) -> int:
+        """Up to where the leader of a term has proven this log to be its own."""
+        return self._proven_in[1] if self._proven_in[0] == term else 0
 
     def _skip_what_is_held(
         self, previous: int, entries: list[Entry]
@@ -114,7 +123,8 @@ class Replication(ReplicaBase):
             if held_term != entry.term:
                 if entry.index <= self.commit_index:
                     raise ConsensusError(
-                        f"entry {entry.index} is committed in term {held_term}, sent in {entry.term}"
+                        f"entry {entry.index} is committed in term {held_term}, "
+                        f"and sent in {entry.term}"
                     )
                 return previous, self.journal.term(previous) or 0, entries[position:]
             previous = entry.index
@@ -123,14 +133,22 @@ class Replication(ReplicaBase):
         return end, self.journal.term(end) or 0, []
 
     def _SyncObj__sendNextNodeIdx(  # noqa: N802  # replaces stock's answer to an append
-        self, _node: Node, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False
+        self,
+        _node: Node,
+        reset: bool = False,
+        nextNodeIdx: int | None = None,  # noqa: N803  # pysyncobj's name
+        success: bool = False,
     ) -> None:
         """Stock answers in the middle of its handler; the answer goes out behind it."""
         self._accepted = success
 
     def _answer(self, node: Node) -> None:
         """Say what the message proves, not where the log happens to end (row 2)."""
-        reply = raft_pb2.AppendReply(success=self._accepted, commit_index=self.commit_index)
+        reply = raft_pb2.AppendReply(
+            success=self._accepted,
+            commit_index=self.commit_index,
+            amnesic=self.journal.amnesic,
+        )
         if self._accepted:
             reply.match_index = self._proven
         else:
@@ -146,10 +164,14 @@ class Replication(ReplicaBase):
         ):
             return  # row 4: an acknowledgement counts in the term that it answers
         progress = self.progress_of(sender)
+        (self.uncounted.add if reply.amnesic else self.uncounted.discard)(sender)
         self.last_response[sender] = surroundings.now
         before = self.next_index[sender]
         if not reply.success:
             progress.reset()
+            # Asked whether it holds the start of this log, it said no.
+            base = self.journal.base_index
+            progress.awaits_snapshot = progress.sent_behind == base and reply.retry_index <= base
             self.next_index[sender] = max(
                 self._first_unproven(sender), min(reply.retry_index, before)
             )
@@ -170,6 +192,14 @@ class Replication(ReplicaBase):
             self.next_index[sender] = max(before, reply.match_index + 1)  # row 3
         progress.acknowledged(reply.match_index)
         progress.commit_known = max(progress.commit_known, reply.commit_index)
+        self.want_append = True
+
+    def forget_acknowledged(self, node: Node) -> None:
+        """It has begun anew, with nothing."""
+        self.uncounted.add(node)
+        self.match_index[node] = 0
+        self.next_index[node] = self.journal.last_index + 1
+        self.progress_of(node).reset()
         self.want_append = True
 
     def _first_unproven(self, node: Node) -> int:
@@ -199,9 +229,14 @@ class Replication(ReplicaBase):
             self.durable_index = max(self.durable_index, self._written.popleft()[1])
 
     def majority_index(self) -> int:
-        """Row 5: the majority-th largest of {own durable index, match indexes} (Raft section 5.3)."""
-        indexes = [self.match_index[node] for node in self.other_nodes]
-        indexes.append(self.durable_index)
+        """Row 5: the majority-th largest of {own durable index, match indexes} (Raft 5.3)."""
+        count_learners = self.mutants & Mutant.COUNT_LEARNERS
+        counted = self.peers_in_order() if count_learners else self.other_nodes
+        indexes = [0 if n in self.uncounted else self.match_index[n] for n in counted]
+        if self.is_voter:  # a leader that is being removed does not count itself
+            indexes.append(self.durable_index)
+        if not indexes:
+            return 0  # without voters nothing is ever committed
         indexes.sort()
         return indexes[(len(indexes) - 1) // 2]
 
@@ -232,13 +267,25 @@ class Replication(ReplicaBase):
         self.want_append = False
         if self.role != LEADER:
             return
-        if self._led_term != self.term:
-            self._led_term, self.progress = self.term, {}
         for node in self.peers_in_order():
             if node in self.connected_nodes:
                 self._send_to(node, self.progress_of(node))
 
+    def begin_leading(self) -> None:
+        """Raft figure 2, volatile state on leaders. Stock does it for voters."""
+        if self.role == LEADER and self._led_term != self.term:
+            self._led_term, self.progress = self.term, {}
+            for node in self.learner_nodes:
+                self.next_index[node] = self.journal.last_index + 1
+                self.match_index[node] = 0
+                self.last_response[node] = surroundings.now
+
     def _send_to(self, node: Node, progress: Progress) -> None:
+        if progress.awaits_snapshot:
+            return
+        if self.next_index[node] <= self.journal.base_index:
+            progress.reset()  # the log was compacted meanwhile: ask whether its start is held
+            self.next_index[node] = self.journal.base_index + 1
         if progress.waiting_since is not None:
             if surroundings.now - progress.waiting_since > self.settings.election_timeout_min_s:
                 progress.reset()  # an answer is overdue: something was lost, begin again
@@ -250,9 +297,7 @@ class Replication(ReplicaBase):
             self.next_index[node] <= last
             and progress.in_flight_bytes < self.settings.send_window_bytes
         ):
-            entries = self.journal.entries(
-                self.next_index[node], last, self.settings.message_bytes
-            )
+            entries = self.journal.entries(self.next_index[node], last, self.settings.message_bytes)
             self._send_append(node, progress, entries)
             self.next_index[node] = entries[-1].index + 1
             if progress.probing:
@@ -280,13 +325,13 @@ class Replication(ReplicaBase):
         )
         last = entries[-1].index if entries else previous
         progress.sent(last, sum(entry.size_bytes for entry in entries))
-        progress.commit_sent = self.commit_index
+        progress.commit_sent, progress.sent_behind = self.commit_index, previous
 
     def all_caught_up(self) -> bool:
         """Every connected follower holds the whole log and knows that it is committed."""
         return all(
             self.match_index[node] == self.journal.last_index
             and self.progress_of(node).commit_known == self.commit_index
-            for node in self.other_nodes
+            for node in self.peers_in_order()
             if node in self.connected_nodes
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from mailraft.node.consensus.compaction import CompactionLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +15,13 @@ class Settings:
     election_timeout_min_s: float = 0.5
     election_timeout_max_s: float = 1.0
     tick_s: float = 0.05
+    # A write that is not on disk after this long: the disk hangs, and must not keep a leader.
+    disk_hung_s: float = 1.0
 
     # Row 13: what may be on its way to one peer of one group, and what one message carries.
     send_window_bytes: int = 4 * 1024 * 1024
     message_bytes: int = 1024 * 1024
     # What is handed on to be applied at a time.
     apply_bytes: int = 4 * 1024 * 1024
+    # Row 15: how long the log may grow.
+    compaction: CompactionLimits = field(default_factory=CompactionLimits)

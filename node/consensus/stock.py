@@ -1,8 +1,8 @@
 """pysyncobj 0.3.17 with its surroundings taken away: no sockets, no threads, no files, no pickle.
 
 What stays is its engine: elections and terms, the voting rule, the order of a tick, the log, the
-command queue and its callbacks, leadership transfer. Private names that mailraft reads or overrides
-are listed once, in `Stock` and OVERRIDDEN, under names as in the Raft paper;
+command queue and its callbacks, the target's half of a transfer. Private names that mailraft reads
+or overrides are listed once, in `Stock` and OVERRIDDEN, under names as in the Raft paper;
 tests/unit/test_stock.py holds them against the installed version, so that an upgrade fails loudly.
 """
 
@@ -12,8 +12,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
-import pysyncobj.syncobj as syncobj
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, syncobj
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
@@ -143,9 +142,10 @@ class Stock(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     other_nodes: Private[set[Node]] = Private("otherNodes")
     connected_nodes: Private[set[Node]] = Private("connectedNodes")
     votes_count: Private[int] = Private("votesCount")
+    awaited_commits: Private[dict[int, list[Any]]] = Private("commandsWaitingCommit")
 
     def __dir__(self) -> list[str]:
-        # SyncObj looks through dir(self) for @replicated methods, reading every property: we have none.
+        # SyncObj looks through dir(self) for @replicated methods, reading every property.
         return []
 
     def stock_receive(self, node: Node, message: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
-from mailraft.node.engine import keys
-from mailraft.node.engine.backend import Batch, DiskUsage
+from mailraft.node.engine import keys, records
+from mailraft.node.engine.backend import Batch, DiskUsage, Table
 from mailraft.node.engine.errors import CorruptionError, DiskError, StoreClosedError
+from mailraft.node.engine.generations import Generations
 from mailraft.node.engine.records import Identity
 from mailraft.node.engine.store import Store
 
@@ -57,8 +58,26 @@ class SimDisk(Store):
         crashed.close()
         self._backend = self._memory
         self._groups = {}
+        self._generations = Generations(self._memory)
         self._failed = None
         self.claim(self._identity, where=f"disk of node {self._identity.node}")
+
+    def holds_durably(self, group: int, index: int, term: int) -> bool:
+        """Whether a power cut at this moment would leave this very entry in the group's log.
+
+        What was compacted away was committed, so it counts as held.
+        """
+        durable = self._memory.durable
+        birth = durable[keys.META].values.get(keys.group_record(group))
+        if birth is not None and records.decode_group(birth).base.index >= index:
+            return True
+        row = durable[keys.LOG].values.get(keys.log_entry(group, index))
+        return row is not None and records.parse_entry(group, index, row).term == term
+
+    def term(self, group: int, index: int) -> int | None:
+        """The term of an entry of the log, or of the one that the log begins behind."""
+        base = self._state(group).birth.base
+        return base.term if index == base.index else self.log(group).term(index)
 
     def damage(self, family: str, key: bytes) -> None:
         """Reading this row raises CorruptionError from now on, as RocksDB's block checksums do."""
@@ -126,6 +145,28 @@ class Rows:
             for gone in self.order[low:high]:
                 del self.values[gone]
             del self.order[low:high]
+
+
+class MemoryTable:
+    """As backend.Table: gone with the process unless it was ingested."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[bytes, bytes]] = []
+        self.size_bytes = 0
+        self.finished = False
+
+    def put(self, key: bytes, value: bytes) -> None:
+        assert not self.finished
+        assert not self.rows or key > self.rows[-1][0]
+        self.rows.append((key, value))
+        self.size_bytes += len(key) + len(value)
+
+    def finish(self) -> None:
+        assert self.rows
+        self.finished = True
+
+    def discard(self) -> None:
+        self.rows.clear()
 
 
 Families = dict[str, Rows]
@@ -208,6 +249,26 @@ class MemoryBackend:
             self._durable_sequence = sequence
         self._unflushed = kept
         return self._durable_sequence
+
+    def table(self, family: str) -> MemoryTable:
+        self._check_open()
+        self._check_works()
+        return MemoryTable()
+
+    def ingest(self, family: str, tables: Sequence[Table]) -> None:
+        """Durable at once, past the log, as RocksDB's: only what is written later can need it."""
+        self._check_open()
+        self._check_works()
+        for table in tables:
+            assert isinstance(table, MemoryTable)
+            assert table.finished
+            for key, value in table.rows:
+                assert key not in self.live[family].values, "a generation is never given twice"
+                self.live[family].carry_out("put", key, value)
+                self.durable[family].carry_out("put", key, value)
+
+    def drop_tables(self) -> None:
+        """They are in memory: gone already."""
 
     def usage(self) -> DiskUsage:
         return DiskUsage(CAPACITY_BYTES, CAPACITY_BYTES - self.approximate_bytes())

@@ -2,113 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.sim.clients import Operation, SimClients
+from tests.sim.faults import Fault, Havoc, draw_faults
 from tests.sim.properties import check_all
-from tests.sim.world import READ, Network, Operation, World
+from tests.sim.world import Network, World
 
+from mailraft.node.consensus.compaction import CompactionLimits
 from mailraft.node.consensus.mutants import Mutant
+from mailraft.node.consensus.settings import Settings
 
-ACCOUNTS = (b"alice", b"bob", b"carol")
+ACCOUNTS = (b"alice", b"bob", b"carol", b"dave")
 FAULT_TIME_S = 12.0
+# The last one so small that followers are caught up by snapshots all the time.
+COMPACTION = (
+    CompactionLimits(),
+    CompactionLimits(entries_max=40, follower_bytes_max=1 << 20),
+    CompactionLimits(entries_max=8, bytes_max=1_000, follower_bytes_max=800),
+)
+CALM_S = 2.0  # before the first fault
 HEAL_TIME_S = 15.0
+SHRINK_RUNS_MAX = 60
+TRANSCRIPT_LINES = 60
 
 
-def run_history(seed: int, mutants: Mutant = Mutant.NONE) -> World:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is drawn before a history runs."""
+
+    seed: int
+    nodes: int
+    spares: int
+    groups: int
+    clients: int
+    network: Network
+    flush_s: tuple[float, float]
+    clock_skew: float
+    faults: tuple[Fault, ...]
+    compaction: CompactionLimits
+    fault_time_s: float = FAULT_TIME_S
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A history that ran to its end and kept every promise."""
+
+    plan: Plan
+    world: World
+    operations: list[Operation]
+
+    @property
+    def acknowledged(self) -> list[Operation]:
+        return [operation for operation in self.operations if operation.index]
+
+    @property
+    def elections(self) -> int:
+        return len(self.world.watch.leaders)
+
+
+def draw_plan(seed: int) -> Plan:
+    """Everything about a history but its course."""
+    draw = Random(seed)  # its own stream: the world draws from the same seed
+    nodes = draw.choice((1, 2, 3, 3, 3, 3, 4, 4, 5, 5))
+    spares = draw.choice((0, 1, 2)) if nodes < 5 else 0
+    return Plan(
+        seed,
+        nodes,
+        spares,
+        groups=draw.choice((1, 1, 2, 3)),
+        clients=draw.choice((4, 6, 10)),
+        network=Network(
+            drop=draw.choice((0.0, 0.0, 0.02, 0.1)),
+            duplicate=draw.choice((0.0, 0.05, 0.2)),
+            slow=draw.choice((0.0, 0.01, 0.05)),
+        ),
+        flush_s=draw.choice(((0.0005, 0.005), (0.001, 0.02), (0.005, 0.08))),
+        clock_skew=draw.choice((0.0, 0.02, 0.2)),
+        faults=tuple(draw_faults(draw, nodes + spares, CALM_S, FAULT_TIME_S)),
+        compaction=draw.choice(COMPACTION),
+    )
+
+
+def run_history(
+    seed: int,
+    mutants: Mutant = Mutant.NONE,
+    *,
+    plan: Plan | None = None,
+    watch: Callable[[World], None] | None = None,
+) -> History:
     """One history of about 12 simulated seconds with faults and the quiet after it.
 
-    Raises PropertyError. Progress: when faults have stopped, every group takes a write within HEAL_TIME_S.
+    Raises PropertyError. Progress: when faults have stopped, every group takes a write within
+    HEAL_TIME_S. `watch` gets the world before it runs.
     """
-    draw = World(seed).chance  # its own stream: the world below draws from the same seed
+    plan = plan or draw_plan(seed)
     world = World(
         seed,
-        nodes=draw.choice((1, 2, 3, 3, 3, 3, 4, 5, 5)),
-        groups=draw.choice((1, 1, 2, 3)),
-        network=Network(
-            drop=draw.choice((0.0, 0.0, 0.02, 0.2)),
-            duplicate=draw.choice((0.0, 0.05, 0.2)),
-            slow=draw.choice((0.0, 0.02, 0.1)),
-        ),
+        nodes=plan.nodes,
+        spares=plan.spares,
+        groups=plan.groups,
+        network=plan.network,
         mutants=mutants,
-        flush_s=draw.choice(((0.0005, 0.005), (0.001, 0.05), (0.01, 0.3))),
+        flush_s=plan.flush_s,
+        clock_skew=plan.clock_skew,
+        settings=Settings(compaction=plan.compaction),
     )
-    _clients(world)
-    _faults(world)
-    world.run(FAULT_TIME_S)
-    _heal(world)
-    check_all(world)
-    return world
+    if watch is not None:
+        watch(world)
+    clients = SimClients(world, count=plan.clients, accounts=ACCOUNTS, stop_s=plan.fault_time_s)
+    Havoc(world, list(plan.faults))
+    world.run(plan.fault_time_s)
+    _heal(world, clients, plan)
+    check_all(world, clients.operations)
+    return History(plan, world, clients.operations)
 
 
-def _clients(world: World) -> None:
-    counter = [0]
-
-    def again() -> None:
-        if world.now > FAULT_TIME_S:
-            return
-        group = world.chance.choice(list(world.groups))
-        account = world.chance.choice(ACCOUNTS)
-        counter[0] += 1
-        value = READ if world.chance.random() < 0.3 else b"v%d" % counter[0]
-        number = None if world.chance.random() < 0.8 else world.chance.choice(sorted(world.nodes))
-        world.call(group, account, value, number)
-        world.after(world.chance.expovariate(40), again)
-
-    world.after(1.0, again)
-
-
-def _faults(world: World) -> None:
-    def again() -> None:
-        if world.now > FAULT_TIME_S:
-            return
-        _one_fault(world)
-        world.after(world.chance.uniform(0.1, 2.0), again)
-
-    world.after(world.chance.uniform(0.5, 2.0), again)
-
-
-def _one_fault(world: World) -> None:
-    numbers = sorted(world.nodes)
-    down = [number for number in numbers if world.nodes[number].host is None]
-    match world.chance.randrange(8):
-        case 0 | 1:
-            world.crash(world.chance.choice(numbers))
-        case 2:  # all at once: the lights go out
-            for number in numbers:
-                world.crash(number)
-        case 3 | 4:
-            for number in down:
-                world.start(number)
-        case 5:
-            side = {number for number in numbers if world.chance.random() < 0.5}
-            world.partition(side, set(numbers) - side)
-        case 6:
-            links = {(a, b) for a in numbers for b in numbers if world.chance.random() < 0.2}
-            world.cut_links(links)  # one way, bridges, whatever comes
-        case 7:
-            world.cut_links(set())
-    if down and world.chance.random() < 0.5:
-        world.start(world.chance.choice(down))
-
-
-def _heal(world: World) -> None:
+def _heal(world: World, clients: SimClients, plan: Plan) -> None:
+    last_fault_s = max((fault.at_s + fault.for_s for fault in plan.faults), default=0.0)
+    world.run(max(0.0, last_fault_s - world.now) + 0.01)
     world.network = Network()
     world.cut_links(set())
     for number in world.nodes:
         world.start(number)
+        world.resume(number)
+    clients.stop_s = world.now + HEAL_TIME_S
     for group in world.groups:
-        last = [world.call(group, b"last", b"first-try")]
-
-        def done(group: int = group, last: list[Operation] = last) -> bool:
-            tried_s = world.now - last[0].invoked
-            if not last[0].index and tried_s > (0.2 if last[0].refused else 1.0):
-                last[0] = world.call(group, b"last", b"try-%d" % len(world.operations))
-            return bool(last[0].index)
-
-        world.run_until(done, HEAL_TIME_S, f"group {group} takes a write after the faults")
+        last = clients.begin(group, b"last", b"last-%d" % group)
+        read = clients.begin(group, b"last", None)
+        world.run_until(
+            lambda last=last: bool(last.index),  # type: ignore[misc]
+            HEAL_TIME_S,
+            f"group {group} takes a write after the faults",
+        )
+        world.run_until(
+            lambda read=read: bool(read.index),  # type: ignore[misc]
+            HEAL_TIME_S,
+            f"group {group} serves a read after the faults",
+        )
+    clients.stop_s = world.now
     world.run_until(lambda: _all_equal(world), HEAL_TIME_S, "all replicas reach the same state")
 
 
 def _all_equal(world: World) -> bool:
     return all(
-        len({node.disk.applied(group) for node in world.nodes.values()}) == 1
+        len({world.nodes[number].disk.applied(group) for number in world.members(group)}) == 1
         for group in world.groups
     )

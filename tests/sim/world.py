@@ -8,25 +8,28 @@ account, the list of values appended to it, so that loss, doubling and disorder 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol
 
 from tests.sim.disk import SimDisk
+from tests.sim.snapshots import Snapshots
+from tests.sim.transcript import describe
+from tests.sim.watch import PropertyError, Watch
 
 from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.host import Host
 from mailraft.node.consensus.messages import (
-    Appended,
     AppliedUpTo,
-    Discarded,
+    ChangeConfiguration,
     Event,
+    Outcome,
     PeerDown,
     PeerUp,
-    Propose,
     Ready,
     Received,
-    Rejected,
+    Transfer,
 )
 from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.settings import Settings
@@ -36,29 +39,12 @@ from mailraft.node.interfaces import (
     Entry,
     EntryKind,
     Put,
+    node_of,
     replica_id,
 )
 
-READ = b"?"  # payloads are b"<account>:<value>", or b"<account>:?" for a read
-
-
-class PropertyError(AssertionError):
-    """A promise of Raft or of the store does not hold; the first word names the property."""
-
-
-@dataclass(slots=True)
-class Operation:
-    """One client call: what was asked, when, and what came of it (no end: it may have happened)."""
-
-    number: int
-    group: int
-    account: bytes
-    value: bytes
-    invoked: float
-    completed: float = float("inf")
-    index: int = 0
-    seen: bytes | None = None  # a read's answer
-    refused: bool = False
+# What says that a term was adopted: after any of these a power cut must not lower it.
+_REVEALING = frozenset({"append_reply", "confirm_reply"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +69,39 @@ class SimNode:
     flushing: bool = False
     flush_wanted: int = 0
     life: int = 0  # rises at each crash: what belongs to an earlier life is void
-    waiting: dict[int, Operation] = field(default_factory=dict)  # token -> operation
-    placed: dict[tuple[int, int], tuple[int, Operation]] = field(default_factory=dict)
     step_due: bool = False
+    stopped: bool = False  # SIGSTOP: nothing runs, messages pile up
+    clock_rate: float = 1.0
+    clock_ahead_s: float = 0.0
+
+
+class Clients(Protocol):
+    """Who hears of outcomes and of applied entries."""
+
+    def outcome(self, node: SimNode, outcome: Outcome) -> None: ...
+
+    def applied(self, node: SimNode, group: int, entry: Entry, value: int) -> None: ...
+
+    def crashed(self, node: SimNode) -> None: ...
 
 
 class World:
+    """Nodes 1..n, each with a replica of groups 1..m, and `spares` whose replicas are no members
+    yet. `after` and `run` are its clock.
+    """
+
     def __init__(
         self,
         seed: int,
         *,
         nodes: int = 3,
+        spares: int = 0,
         groups: int = 1,
         network: Network | None = None,
         mutants: Mutant = Mutant.NONE,
         settings: Settings | None = None,
         flush_s: tuple[float, float] = (0.0005, 0.01),
+        clock_skew: float = 0.0,
     ) -> None:
         self.seed, self.chance = seed, Random(seed)
         self.network, self.mutants = network or Network(), mutants
@@ -106,30 +109,32 @@ class World:
         self.flush_s = flush_s
         self.now = 0.0
         self.log: list[str] = []
-        self.operations: list[Operation] = []
+        self.trace = False  # every message into the log
+        self.watch = Watch()
+        self.snapshots = Snapshots(self)
+        self.clients: Clients | None = None
         self.cut: set[tuple[int, int]] = set()
         self.power_cuts = 0
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._sessions: dict[tuple[int, int], int] = {}
         self._linked: set[tuple[int, int]] = set()
-        self._leaders: dict[tuple[int, int], int] = {}  # (group, term) -> node
-        self._applied: dict[tuple[int, int], tuple[int, bytes]] = {}  # (group, index) -> what
-        self._tokens = 0
         self.groups = range(1, groups + 1)
-        self.configuration = Configuration(
-            1, tuple(replica_id(number, 1) for number in range(1, nodes + 1))
-        )
+        birth = Configuration(1, tuple(replica_id(number, 1) for number in range(1, nodes + 1)))
+        alone = Configuration(0, ())
         self.nodes = {
-            number: SimNode(number, SimDisk(node=number)) for number in range(1, nodes + 1)
+            number: SimNode(number, SimDisk(node=number)) for number in range(1, nodes + spares + 1)
         }
         for node in self.nodes.values():
+            node.clock_rate = 1 + self.chance.uniform(-clock_skew, clock_skew)
+            node.clock_ahead_s = self.chance.uniform(0, 1000 * clock_skew)
             for group in self.groups:
-                node.disk.create_group(group, replica_id(node.number, 1), self.configuration)
+                configuration = birth if node.number <= nodes else alone
+                node.disk.create_group(group, replica_id(node.number, 1), configuration)
         for number in self.nodes:
             self.start(number)
 
-    # ---- time -------------------------------------------------------------------------------------
+    # ---- time ------------------------------------------------------------------------------------
 
     def after(self, delay_s: float, do: Callable[[], None]) -> None:
         self._order += 1
@@ -154,7 +159,7 @@ class World:
     def note(self, text: str) -> None:
         self.log.append(f"{self.now:9.4f} {text}")
 
-    # ---- nodes ------------------------------------------------------------------------------------
+    # ---- nodes -----------------------------------------------------------------------------------
 
     def start(self, number: int) -> None:
         node = self.nodes[number]
@@ -165,15 +170,17 @@ class World:
             number, seed=self.chance.getrandbits(64), settings=self.settings, mutants=self.mutants
         )
         node.inbox, node.durable, node.flushing, node.flush_wanted = [], 0, False, 0
-        node.waiting, node.placed, node.step_due = {}, {}, False
+        node.step_due = node.stopped = False
         for group in self.groups:
-            node.host.add_group(self.now, group, node.disk.load(group), node.disk.log(group))
+            stored = node.disk.load(group)
+            node.host.add_group(self._clock(node), group, stored, node.disk.log(group))
+            self.watch.restarts(group, number, stored.hard_state.term)
         self.note(f"n{number} starts")
         self._relink()
         self._tick(number, node.life)
 
     def crash(self, number: int) -> None:
-        """Kill -9 and power loss in one: what was not flushed is gone, but for what the kernel wrote."""
+        """Kill -9 and power loss in one: only what was flushed stays, and what the kernel wrote."""
         node = self.nodes[number]
         if node.host is None:
             return
@@ -181,11 +188,74 @@ class World:
         node.life += 1
         survive = self.chance.choice((0, self.chance.randint(0, node.disk.unflushed_bytes)))
         self.note(
-            f"n{number} loses power ({node.disk.unflushed_bytes} unflushed, {survive} survive)"
+            f"n{number} loses power ({node.disk.unflushed_bytes} bytes unflushed, "
+            f"{survive} survive)"
         )
         node.disk.crash(survive_bytes=survive)
         self.power_cuts += 1
+        if self.clients is not None:
+            self.clients.crashed(node)
         self._relink()
+
+    def stop(self, number: int) -> None:
+        """SIGSTOP: the node does nothing, and does not know it."""
+        if self.nodes[number].host is not None and not self.nodes[number].stopped:
+            self.nodes[number].stopped = True
+            self.note(f"n{number} is stopped")
+
+    def resume(self, number: int) -> None:
+        node = self.nodes[number]
+        if node.host is not None and node.stopped:
+            node.stopped = False
+            self.note(f"n{number} goes on")
+            self._tick(number, node.life)
+
+    def transfer(self, group: int, target: int) -> None:
+        leader = self.leader(group)
+        if leader is not None and leader != target:
+            self.note(f"n{leader} is asked to hand group {group} to n{target}")
+            self.give(leader, Transfer(group, replica_id(target, 1)))
+
+    def change_members(self, group: int, draw: float) -> None:
+        """Ask the leader for one change: a spare becomes a learner, a learner a voter, or a voter
+        goes. Which one is drawn from `draw`, in [0, 1).
+        """
+        leader = self.leader(group)
+        if leader is None:
+            return
+        now = self._configuration(self.nodes[leader], group)
+        voters, learners = list(now.voters), list(now.learners)
+        everyone = [replica_id(number, 1) for number in self.nodes]
+        strangers = [one for one in everyone if one not in voters and one not in learners]
+        steps = [("join", one) for one in strangers] + [("promote", one) for one in learners]
+        if len(voters) > 1:
+            steps += [("leave", one) for one in voters]
+        if not steps:
+            return
+        what, one = steps[int(draw * len(steps))]
+        self.note(f"n{leader} is asked to let n{node_of(one)} {what} group {group}")
+        if what == "join":
+            learners.append(one)
+        elif what == "promote":
+            learners.remove(one)
+            voters.append(one)
+        else:
+            voters.remove(one)
+        wanted = ChangeConfiguration(group, 0, now.version, tuple(voters), tuple(learners))
+        self.give(leader, wanted)
+
+    def members(self, group: int) -> list[int]:
+        """Node numbers of voters and learners, as the leader has it; all nodes without one."""
+        leader = self.leader(group)
+        if leader is None:
+            return sorted(self.nodes)
+        now = self._configuration(self.nodes[leader], group)
+        return sorted(node_of(one) for one in (*now.voters, *now.learners))
+
+    def _clock(self, node: SimNode) -> float:
+        return self.now * node.clock_rate + node.clock_ahead_s
+
+    # ---- links -----------------------------------------------------------------------------------
 
     def partition(self, *sides: set[int]) -> None:
         """Nodes of different sides hear nothing of each other."""
@@ -195,8 +265,10 @@ class World:
         )
 
     def cut_links(self, links: set[tuple[int, int]]) -> None:
+        if links == self.cut:
+            return
         self.cut = links
-        self.note(f"cut {sorted(links)}" if links else "network heals")
+        self.note(f"cut {_links(links)}" if links else "network heals")
         self._relink()
 
     def _relink(self) -> None:
@@ -209,19 +281,52 @@ class World:
                 if up and link not in self._linked:
                     self._linked.add(link)
                     self._sessions[link] = self._sessions.get(link, 0) + 1
-                    self._give(a, PeerUp(b))
+                    self.give(a, PeerUp(b))
                 elif not up and link in self._linked:
                     self._linked.discard(link)
-                    self._give(a, PeerDown(b))
+                    self.give(a, PeerDown(b))
+
+    def _send(self, a: int, b: int, frame: raft_pb2.ExchangeRequest) -> None:
+        self._note_revealed(a, frame)
+        session = self._sessions.get((a, b), 0)
+        copies = 2 if self.chance.random() < self.network.duplicate else 1
+        life = self.nodes[b].life
+        data = frame.SerializeToString()  # what arrives is a copy, as through a socket
+        for _ in range(copies):
+            if (a, b) in self.cut or self.chance.random() < self.network.drop:
+                continue
+            delay_s = self.chance.uniform(self.network.delay_min_s, self.network.delay_max_s)
+            if self.chance.random() < self.network.slow:
+                delay_s += self.chance.random() * self.network.slow_s
+            self.after(delay_s, lambda: self._arrive(a, b, session, life, data))
+
+    def _note_revealed(self, a: int, frame: raft_pb2.ExchangeRequest) -> None:
+        for envelope in frame.envelopes:
+            kind = envelope.WhichOneof("body")
+            if kind in _REVEALING or (
+                kind in {"request_vote", "vote_reply"} and not getattr(envelope, kind).pre_vote
+            ):
+                self.watch.says(envelope.group, a, envelope.term)
+        if self.trace:
+            for line in describe(frame, groups=len(self.groups) > 1):
+                self.note(line)
+
+    def _arrive(self, a: int, b: int, session: int, life: int, data: bytes) -> None:
+        if self.nodes[b].life == life and (a, b) not in self.cut:
+            frame = raft_pb2.ExchangeRequest.FromString(data)
+            self.give(b, Received(a, session, frame))
+
+    # ---- turns -----------------------------------------------------------------------------------
 
     def _tick(self, number: int, life: int) -> None:
         node = self.nodes[number]
-        if node.life != life or node.host is None:
+        if node.life != life or node.host is None or node.stopped:
             return
         self._step(node)
         self.after(self.settings.tick_s, lambda: self._tick(number, life))
 
-    def _give(self, number: int, event: Event) -> None:
+    def give(self, number: int, event: Event) -> None:
+        """Put an event into a node's inbox; a dead node hears nothing."""
         node = self.nodes[number]
         if node.host is None:
             return
@@ -233,27 +338,31 @@ class World:
 
     def _due(self, node: SimNode, life: int) -> None:
         if node.life == life and node.host is not None:
-            self._step(node)
+            node.step_due = False
+            if not node.stopped:
+                self._step(node)
 
     def _step(self, node: SimNode) -> None:
         assert node.host is not None
-        node.step_due = False
         inbox, node.inbox = node.inbox, []
-        ready = node.host.step(self.now, inbox, node.durable)
+        ready = node.host.step(self._clock(node), inbox, node.durable)
         if ready.stopped:
             raise PropertyError(f"replica stopped itself: {ready.stopped[0].reason}")
-        self._watch_leaders(node, ready)
         if ready.writes:
             node.disk.write(ready.writes)
             node.flush_wanted = ready.sequence
+        self.snapshots.carry_out(node, ready)
+        self._watch(node, ready)
         self._begin_flush(node)
         for peer, frame in ready.messages:
             self._send(node.number, peer, frame)
-        self._take_outcomes(node, ready)
+        if self.clients is not None:
+            for outcome in ready.outcomes:
+                self.clients.outcome(node, outcome)
         for committed in ready.committed:
             for entry in committed.entries:
                 self._apply(node, committed.group, entry)
-            self._give(node.number, AppliedUpTo(committed.group, committed.entries[-1].index))
+            self.give(node.number, AppliedUpTo(committed.group, committed.entries[-1].index))
 
     def _begin_flush(self, node: SimNode) -> None:
         if node.flushing or node.durable >= node.flush_wanted:
@@ -266,75 +375,33 @@ class World:
                 return
             node.disk.flush(upto)
             node.flushing, node.durable = False, covers
-            self._step(node)
+            if not node.stopped:
+                self._step(node)
 
         self.after(self.chance.uniform(*self.flush_s), done)
 
-    def _send(self, a: int, b: int, frame: raft_pb2.ExchangeRequest) -> None:
-        session = self._sessions.get((a, b), 0)
-        copies = 2 if self.chance.random() < self.network.duplicate else 1
-        data = frame.SerializeToString()  # what arrives is a copy, as through a socket
-        for _ in range(copies):
-            if (a, b) in self.cut or self.chance.random() < self.network.drop:
-                continue
-            delay_s = self.chance.uniform(self.network.delay_min_s, self.network.delay_max_s)
-            if self.chance.random() < self.network.slow:
-                delay_s += self.chance.random() * self.network.slow_s
-            life = self.nodes[b].life
-            self.after(delay_s, lambda: self._arrive(a, b, session, life, data))
-
-    def _arrive(self, a: int, b: int, session: int, life: int, data: bytes) -> None:
-        if self.nodes[b].life == life and (a, b) not in self.cut:
-            frame = raft_pb2.ExchangeRequest.FromString(data)
-            self._give(b, Received(a, session, frame))
-
-    # ---- the state machine ------------------------------------------------------------------------
-
     def _apply(self, node: SimNode, group: int, entry: Entry) -> None:
-        what = (entry.term, entry.payload)
-        first = self._applied.setdefault((group, entry.index), what)
-        if first != what:
-            raise PropertyError(
-                f"state machine safety: index {entry.index} of group {group} is {first} and {what}"
-            )
+        """The state machine: a value is appended to its account once, whoever retries it."""
+        self.watch.applies(group, entry)
         effects: tuple[Put, ...] = ()
-        before = b""
-        account = b""
+        first_index = entry.index
         if entry.kind == EntryKind.COMMAND:
             account, value = entry.payload.split(b":", 1)
-            before = node.disk.view(group).get(account) or b""
-            if value != READ:
-                effects = (Put(account, before + value + b","),)
+            view = node.disk.view(group)
+            known = view.get(b"at:" + value)
+            if known is None:
+                before = view.get(account) or b""
+                effects = (
+                    Put(account, before + value + b","),
+                    Put(b"at:" + value, b"%d" % entry.index),
+                )
+            else:
+                first_index = int(known)
         node.disk.write([ApplyWrite(group, entry.index, entry.term, effects)])
-        waiting = node.placed.pop((group, entry.index), None)
-        if waiting is None:
-            return
-        term, operation = waiting
-        if term == entry.term:
-            operation.completed, operation.index = self.now, entry.index
-            if operation.value == READ:
-                operation.seen = before
-        else:
-            operation.refused = True
+        if self.clients is not None:
+            self.clients.applied(node, group, entry, first_index)
 
-    # ---- clients ----------------------------------------------------------------------------------
-
-    def call(
-        self, group: int, account: bytes, value: bytes, number: int | None = None
-    ) -> Operation:
-        """Ask a node (the one that says it leads, or any) for one append or read."""
-        operation = Operation(len(self.operations), group, account, value, self.now)
-        self.operations.append(operation)
-        target = number or self.leader(group) or self.chance.choice(sorted(self.nodes))
-        node = self.nodes[target]
-        if node.host is None:
-            operation.refused = True
-            return operation
-        self._tokens += 1
-        node.waiting[self._tokens] = operation
-        payload = account + b":" + value
-        self._give(target, Propose(group, self._tokens, EntryKind.COMMAND, payload))
-        return operation
+    # ---- what is watched all the time ------------------------------------------------------------
 
     def leader(self, group: int) -> int | None:
         leading = [
@@ -346,33 +413,34 @@ class World:
         ]
         return max(leading)[1] if leading else None
 
-    def _take_outcomes(self, node: SimNode, ready: Ready) -> None:
-        for outcome in ready.outcomes:
-            operation = node.waiting.get(outcome.token)
-            if operation is None:
+    def _watch(self, node: SimNode, ready: Ready) -> None:
+        assert node.host is not None
+        for changed in ready.changed:
+            if changed.leading:
+                self.watch.leads(changed.group, changed.term, node.number)
+                self.note(f"n{node.number} leads group {changed.group} in term {changed.term}")
+        disks = {number: other.disk for number, other in self.nodes.items()}
+        for group in self.groups:
+            status = node.host.status(group)
+            if status is None:
                 continue
-            match outcome:
-                case Appended(_, group, index, term):
-                    node.placed[(group, index)] = (term, operation)
-                case Rejected() | Discarded():
-                    operation.refused = True
-
-    # ---- what is watched all the time -----------------------------------------------------------------
-
-    def _watch_leaders(self, node: SimNode, ready: Ready) -> None:
-        for status in ready.changed:
             if not status.leading:
-                continue
-            key = (status.group, status.term)
-            first = self._leaders.setdefault(key, node.number)
-            if first != node.number:
-                raise PropertyError(
-                    f"election safety: n{first} and n{node.number} lead group {status.group} "
-                    f"in term {status.term}"
+                self.watch.learns(group, node.number, status.commit_index)
+            else:
+                term = node.disk.term(group, status.commit_index)
+                self.watch.commits(
+                    group,
+                    node.number,
+                    status.commit_index,
+                    status.term if term is None else term,
+                    self._configuration(node, group),
+                    disks,
                 )
-            self.note(f"n{node.number} leads group {status.group} in term {status.term}")
 
-    def applied_entries(self, group: int) -> Iterator[tuple[int, bytes]]:
-        for (of, index), (_, payload) in sorted(self._applied.items()):
-            if of == group:
-                yield index, payload
+    def _configuration(self, node: SimNode, group: int) -> Configuration:
+        configuration = node.host.configuration(group) if node.host is not None else None
+        return configuration or Configuration(0, ())
+
+
+def _links(links: set[tuple[int, int]]) -> str:
+    return " ".join(f"n{a}->n{b}" for a, b in sorted(links))

@@ -19,7 +19,6 @@ METHODS_CALLED = (
     "_applyCommand",
     "_checkCommandsToApply",
     "doTick",
-    "transferLeadership",
 )
 GLOBALS_REPLACED = (
     "monotonicTime",
