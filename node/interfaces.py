@@ -18,7 +18,7 @@ ReplicaId = int  # node number << 32 | incarnation; 0 names nobody
 
 
 def replica_id(node: int, incarnation: int) -> ReplicaId:
-    """The id of one life of a replica: never reused, so that an old vote cannot count for a new one."""
+    """The id of one life of a replica, never reused: an old vote cannot count for a new one."""
     return node << 32 | incarnation
 
 
@@ -46,7 +46,12 @@ class Entry:
 
     @property
     def size_bytes(self) -> int:
-        return ENTRY_OVERHEAD_BYTES + len(self.payload) + sum(map(len, self.bodies))
+        return self.skeleton_bytes + sum(map(len, self.bodies))
+
+    @property
+    def skeleton_bytes(self) -> int:
+        """Without bodies: what compaction of the log gives back."""
+        return ENTRY_OVERHEAD_BYTES + len(self.payload)
 
 
 ENTRY_OVERHEAD_BYTES = 64  # keys, framing and checksums, for limits that count bytes
@@ -101,7 +106,37 @@ class SaveHardState:
     hard_state: HardState
 
 
-LogWrite = AppendEntries | TruncateLog | SaveHardState
+@dataclass(frozen=True, slots=True)
+class CompactLog:
+    """Move the start of the log up to `base`, which was applied; bodies in use stay."""
+
+    group: GroupId
+    base: LogBase
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """Make a generation that was received whole the live one; the log begins, empty, behind it.
+
+    `base` is the last entry whose effects are in it, `digest` over all effects up to there.
+    """
+
+    group: GroupId
+    generation: int
+    base: LogBase
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndAmnesia:
+    """This replica knows again all that it may ever have promised: it votes and counts."""
+
+    group: GroupId
+
+
+LogWrite = (
+    AppendEntries | TruncateLog | SaveHardState | CompactLog | InstallSnapshot | EndAmnesia
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +149,10 @@ class StoredLog:
     last_index: int
     last_term: int
     applied_index: int
+    log_bytes: int = 0  # about: what the log takes without bodies
+    amnesic: bool = False  # began with an empty disk: may have promised what it does not know
+    # (index, configuration) of each CONFIGURATION entry above the base, ascending.
+    configurations: tuple[tuple[int, Configuration], ...] = ()
 
 
 class LogReader(Protocol):
@@ -172,13 +211,22 @@ class DeleteRange:
     end: bytes
 
 
-Effect = Put | Delete | DeleteRange
+@dataclass(frozen=True, slots=True)
+class DeleteBody:
+    """Remove the body that log entry `index` carried as its `ordinal`-th. Nothing refers to it."""
+
+    index: int
+    ordinal: int
+
+
+Effect = Put | Delete | DeleteRange | DeleteBody
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What one entry did: effects to write in one batch with the new applied index, and an
-    answer per command, in the order of the batch (opaque to the shard)."""
+    answer per command, in the order of the batch (opaque to the shard).
+    """
 
     effects: tuple[Effect, ...]
     replies: tuple[object, ...] = ()

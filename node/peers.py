@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 
-from mailraft.internal.v1 import peer_service_pb2_grpc, raft_pb2
+from mailraft.internal.v1 import peer_service_pb2_grpc, raft_pb2, snapshot_pb2
 from mailraft.node.consensus.messages import Event, PeerDown, PeerUp, Received
 from mailraft.node.interfaces import ClusterView, Peer
 from mailraft.node.runtime import Runtime
+from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.wire.credentials import AnyCredentials, open_channel
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class PeerStream:
     async def _one_stream(self) -> None:
         async with open_channel(self._peer.address, self._credentials, PEER_OPTIONS) as channel:
             stub = peer_service_pb2_grpc.PeerServiceStub(channel)
-            call = stub.Exchange()
+            call = stub.Exchange()  # type: ignore[call-arg]  # written to, not iterated
             try:
                 hello = raft_pb2.Hello(
                     cluster_id=self._view.cluster_id,
@@ -144,8 +145,23 @@ class PeerStreams:
 class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
     """The incoming side: checks who opens a stream, then hands frames to the runtime."""
 
-    def __init__(self, view: ClusterView, runtime: Runtime) -> None:
-        self._view, self._runtime = view, runtime
+    def __init__(self, view: ClusterView, runtime: Runtime, snapshots: SnapshotReceiver) -> None:
+        self._view, self._runtime, self._snapshots = view, runtime, snapshots
+        self._open: set[asyncio.Task[object]] = set()
+
+    def close(self) -> None:
+        """End the streams of peers, which would outlast any grace: peers never end them."""
+        for handler in self._open:
+            handler.cancel()
+
+    async def InstallSnapshot(  # noqa: N802  # the name of the RPC
+        self,
+        request_iterator: AsyncIterator[snapshot_pb2.InstallSnapshotRequest],
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> AsyncIterator[snapshot_pb2.InstallSnapshotResponse]:
+        # gRPC tells a stream of answers by the kind of this function.
+        async for answer in self._snapshots.serve(request_iterator, context):
+            yield answer
 
     async def Exchange(  # noqa: N802  # the name of the RPC
         self,
@@ -154,9 +170,15 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
     ) -> raft_pb2.ExchangeResponse:
         hello = await self._hello(request_iterator, context)
         await context.send_initial_metadata(())
-        async for frame in request_iterator:
-            await self._runtime.room()
-            self._runtime.tell(Received(hello.from_node, hello.session, frame))
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._open.add(handler)
+        try:
+            async for frame in request_iterator:
+                await self._runtime.room()
+                self._runtime.tell(Received(hello.from_node, hello.session, frame))
+        finally:
+            self._open.discard(handler)
         return raft_pb2.ExchangeResponse()
 
     async def _hello(

@@ -2,8 +2,8 @@
 
 One turn of consensus a flush, not one an event: what arrives while the disk is busy is taken
 together (a grpc.aio server accepts about one call a turn of its loop, so work per turn multiplies
-into every call). The loop writes unsynced, in program order; the disk thread only ever flushes, since
-writing holds the GIL and flushing does not.
+into every call). The loop writes unsynced, in program order; the disk thread only ever flushes,
+since writing holds the GIL and flushing does not.
 """
 
 from __future__ import annotations
@@ -11,24 +11,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from mailraft.internal.v1 import raft_pb2
+from mailraft.node import failpoints
 from mailraft.node.consensus.host import Host
 from mailraft.node.consensus.messages import (
     Appended,
     AppliedUpTo,
+    ChangeRefused,
     Discarded,
     Event,
+    Outcome,
+    Prefer,
     Propose,
+    ReadIndex,
+    ReadReady,
+    ReadRefused,
     Ready,
     Rejected,
+    SnapshotArrived,
+    SnapshotWanted,
+    Transfer,
 )
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.engine.store import Store
-from mailraft.node.interfaces import ApplyWrite, Entry, GroupId
+from mailraft.node.interfaces import ApplyWrite, Entry, GroupId, ReplicaId
+from mailraft.node.metrics import NodeMetrics
 from mailraft.node.shard import Leadership, Replica
 
 log = logging.getLogger(__name__)
@@ -61,9 +72,10 @@ class Runtime:
         replicas: Mapping[GroupId, Replica],
         streams: Streams,
         settings: Settings,
+        metrics: NodeMetrics,
     ) -> None:
         self._store, self._host, self._streams = store, host, streams
-        self._replicas, self._settings = replicas, settings
+        self._replicas, self._settings, self._metrics = replicas, settings, metrics
         self._inbox: list[Event] = []
         self._room = asyncio.Event()
         self._room.set()
@@ -75,8 +87,11 @@ class Runtime:
         self._written = 0
         self._durable = 0
         self._stopping = False
+        self._followers: list[tuple[GroupId, asyncio.Future[None]]] = []
+        self._want_snapshot: Callable[[SnapshotWanted], None] = lambda _: None
+        self._installing: dict[tuple[GroupId, int], asyncio.Future[bool]] = {}
 
-    # ---- for streams, replicas and services -------------------------------------------------------
+    # ---- for streams, replicas and services ------------------------------------------------------
 
     def tell(self, event: Event) -> None:
         """Hand an event to the next turn."""
@@ -90,21 +105,65 @@ class Runtime:
         await self._room.wait()
 
     def wake(self) -> None:
-        """There is work. While a flush is under way it waits for the flush, and is taken with the rest."""
+        """There is work. While a flush is under way it waits, and is taken with the rest."""
         if self._flush is None:
             self._due.set()
 
-    # ---- the loop ---------------------------------------------------------------------------------
+    async def transfer(self, group: GroupId, target: ReplicaId = 0, *, deadline_s: float) -> bool:
+        """Hand leadership of a group to another replica; 0: to the one that is furthest ahead.
+
+        True once this replica does not lead, also when it never did. Calls wait meanwhile, and
+        none is lost: it commits here after all, or is sent on to the new leader.
+        """
+        if not self._replicas[group].leadership.leading:
+            return True
+        follows: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._followers.append((group, follows))
+        self.tell(Transfer(group, target))
+        try:
+            await asyncio.wait_for(follows, max(0.0, deadline_s - now_s()))
+        except TimeoutError:
+            return False
+        finally:
+            self._followers.remove((group, follows))
+        return True
+
+    def prefer(self, group: GroupId, replica: ReplicaId) -> None:
+        """Leader balance: whenever this node leads the group and `replica` can, let it. 0: stay."""
+        self.tell(Prefer(group, replica))
+
+    def send_snapshots_by(self, want: Callable[[SnapshotWanted], None]) -> None:
+        """Where snapshots that the host wants sent are asked for."""
+        self._want_snapshot = want
+
+    async def flushed(self) -> None:
+        """Wait until everything that is written by now is on disk. Raises DiskError."""
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._sync)
+
+    async def install(self, arrived: SnapshotArrived) -> bool:
+        """Hand a snapshot to consensus; whether it is live, on disk with the next flush."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._installing[arrived.group, arrived.generation] = done
+        self.tell(arrived)
+        return await done
+
+    # ---- the loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Turn until stopped. Raises DiskError when the disk failed: the process must end then."""
+        for replica in self._replicas.values():
+            replica.read_by_index()
+        self._tick()
         while not self._stopping:
-            try:
-                await asyncio.wait_for(self._due.wait(), self._settings.tick_s)
-            except TimeoutError:
-                pass  # a tick without an event
+            await self._due.wait()
             self._due.clear()
             await self._turn()
+
+    def _tick(self) -> None:
+        """A turn is due at least once a tick, also while a flush is under way."""
+        self._due.set()
+        if not self._stopping:
+            asyncio.get_running_loop().call_later(self._settings.tick_s, self._tick)
 
     async def stop(self) -> None:
         """End after the turn under way; what was written is flushed."""
@@ -123,6 +182,9 @@ class Runtime:
         inbox, self._inbox = self._inbox, []
         self._room.set()
         for replica in self._replicas.values():
+            read = replica.next_read()
+            if read is not None:
+                inbox.append(ReadIndex(replica.group, read))
             entry = replica.next_entry()
             if entry is not None:
                 inbox.append(
@@ -133,8 +195,11 @@ class Runtime:
             self._store.write(ready.writes)
             self._written = ready.sequence
         self._begin_flush()
+        self._take_snapshots(ready)
         for peer, frame in ready.messages:
+            failpoints.hit("send.before")
             self._streams.send(peer, frame)
+            failpoints.hit("send.after")
         self._tell_replicas(ready)
         for committed in ready.committed:
             await self._apply(committed.group, committed.entries)
@@ -145,16 +210,53 @@ class Runtime:
             self._replicas[stopped.group].stop("this replica stopped itself; see the node's log")
         for status in ready.changed:
             leadership = Leadership(status.leader, status.term, status.leading)
-            self._replicas[status.group].lead(leadership)
+            replica = self._replicas[status.group]
+            if replica.leadership.leader != status.leader and status.leader:
+                self._metrics.leader_changes.labels(status.group).inc()
+            replica.lead(leadership)
+            for group, follows in self._followers:
+                if group == status.group and not status.leading and not follows.done():
+                    follows.set_result(None)
         for outcome in ready.outcomes:
-            replica = self._replicas[outcome.group]
-            match outcome:
-                case Appended(token, _, index, term):
-                    replica.placed(token, index, term)
-                case Rejected(token):
-                    replica.rejected(token)
-                case Discarded(token):
-                    replica.discarded(token)
+            self._tell_outcome(self._replicas[outcome.group], outcome)
+
+    def _tell_outcome(self, replica: Replica, outcome: Outcome) -> None:
+        became = ""
+        match outcome:
+            case Appended(token, _, index, term):
+                replica.placed(token, index, term)
+                became = "appended"
+            case Rejected(token):
+                replica.rejected(token)
+                became = "rejected"
+            case Discarded(token):
+                replica.discarded(token)
+                became = "discarded"
+            case ReadReady(token, _, index):
+                replica.read_ready(token, index)
+            case ReadRefused(token):
+                replica.read_refused(token)
+            case ChangeRefused():
+                pass  # nobody asks for changes yet
+        if became:
+            self._metrics.entries.labels(outcome.group, became).inc()
+
+    def _take_snapshots(self, ready: Ready) -> None:
+        """Those that arrived are live now, or are dropped; those that are wanted are sent."""
+        for taken in ready.snapshots_taken:
+            if taken.installed:
+                self._replicas[taken.group].restored(self._store.view(taken.group), taken.index)
+            else:
+                self._store.drop_generation(taken.group, taken.generation)
+            became = "installed" if taken.installed else "dropped"
+            self._metrics.snapshots.labels(taken.group, became).inc()
+            waiting = self._installing.pop((taken.group, taken.generation), None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(taken.installed)
+        # The generations before them, once nobody reads them any more.
+        self._store.drop_retired()
+        for wanted in ready.snapshots_wanted:
+            self._want_snapshot(wanted)
 
     async def _apply(self, group: GroupId, entries: tuple[Entry, ...]) -> None:
         """Apply entries in order, giving way to calls between two of them."""
@@ -168,12 +270,14 @@ class Runtime:
                 self._host.remove_group(group)
                 replica.stop("this replica could not apply an entry; see the node's log")
                 return
+            failpoints.hit("apply.before")
             self._store.write([ApplyWrite(group, entry.index, entry.term, done.effects)])
+            failpoints.hit("apply.after")
             replica.applied(entry, done)
             await asyncio.sleep(0)
         self.tell(AppliedUpTo(group, entries[-1].index))
 
-    # ---- flushing ---------------------------------------------------------------------------------
+    # ---- flushing --------------------------------------------------------------------------------
 
     def _begin_flush(self) -> None:
         """One flush at a time; it makes durable whatever was written before it began."""
@@ -184,8 +288,16 @@ class Runtime:
             return
         self._flush_covers = self._written
         loop = asyncio.get_running_loop()
-        self._flush = loop.run_in_executor(self._disk, self._store.flush)
+        self._flush = loop.run_in_executor(self._disk, self._sync)
         self._flush.add_done_callback(lambda _: self._due.set())
+
+    def _sync(self) -> int:
+        """On the disk thread."""
+        failpoints.hit("journal.before_sync")
+        with self._metrics.flush_seconds.time():
+            sequence = self._store.flush()
+        failpoints.hit("journal.after_sync")
+        return sequence
 
     def _collect_flush(self) -> None:
         if self._flush is None or not self._flush.done():

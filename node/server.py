@@ -7,23 +7,29 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import grpc
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from mailraft.internal.v1 import command_pb2, peer_service_pb2_grpc
 from mailraft.node import services
 from mailraft.node.consensus.host import Host
 from mailraft.node.consensus.settings import Settings
+from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
-from mailraft.node.interfaces import ClusterView, GroupId, Proposal
+from mailraft.node.housekeeper import Housekeeper
+from mailraft.node.interfaces import ClusterView, GroupId, LogCorruptError, Proposal
 from mailraft.node.mailstore.machine import MailStateMachine
+from mailraft.node.metrics import NodeMetrics, ShardCollector
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.shard import Replica
+from mailraft.node.snapshot_receiver import SnapshotReceiver
+from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import error_pb2
 from mailraft.wire import errors
 from mailraft.wire.credentials import SERVER_OPTIONS, AnyCredentials, add_port
@@ -39,6 +45,7 @@ class NodeOptions:
     credentials: AnyCredentials
     store: StoreOptions = StoreOptions()  # noqa: RUF009  # immutable
     consensus: Settings = Settings()  # noqa: RUF009  # immutable
+    registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
 
 
 class NodeServer:
@@ -59,8 +66,12 @@ class NodeServer:
         self._runtime: Runtime | None = None
         self._streams: PeerStreams | None = None
         self._server: grpc.aio.Server | None = None
+        self._peer_service: PeerService | None = None
         self._stopping = asyncio.Event()
+        self._snapshots: SnapshotSender | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -77,34 +88,59 @@ class NodeServer:
         )
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
         self._streams = PeerStreams(view, options.credentials, self._tell)
-        self._runtime = Runtime(self._store, host, self._replicas, self._streams, options.consensus)
+        self._runtime = Runtime(
+            self._store,
+            host,
+            self._replicas,
+            self._streams,
+            options.consensus,
+            NodeMetrics(options.registry),
+        )
         for group, configuration in view.groups():
             mine = [r for r in configuration.voters if r >> 32 == view.node]
-            self._store.create_group(group, mine[0], configuration)
-            stored = self._store.load(group)
-            host.add_group(now_s(), group, stored, self._store.log(group))
-            self._replicas[group] = self._replica(host, group, stored.replica, stored.applied_index)
+            # A first start looks like one whose disk was lost: consensus finds out which it is.
+            self._store.create_group(group, mine[0], configuration, amnesic=True)
+            self._open_replica(host, group, mine[0])
         self._server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
         await services.register(self._server, self, self._maps, version("mailraft"), self._stopping)
-        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(
-            PeerService(view, self._runtime), self._server
+        self._snapshots = SnapshotSender(
+            self._store, host, view, options.credentials, self._runtime.tell
         )
+        self._runtime.send_snapshots_by(self._snapshots.want)
+        options.registry.register(ShardCollector(host, self._replicas, self._snapshots.metrics))
+        receiver = SnapshotReceiver(self._store, host, view, self._runtime)
+        self._peer_service = PeerService(view, self._runtime, receiver)
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(self._peer_service, self._server)
         for add in self._extra_services:
             add(self._server)
         port = add_port(self._server, options.listen_address, options.credentials)
         await self._server.start()
         self._streams.start()
+        self._sending = asyncio.create_task(self._snapshots.run(), name="snapshots")
+        self._sending.add_done_callback(self._on_runtime_end)
         self._running = asyncio.create_task(self._runtime.run(), name="runtime")
         self._running.add_done_callback(self._on_runtime_end)
+        keeper = Housekeeper(self.replicas, now_s=self.now_s, wall_ms=self.wall_ms)
+        self._keeping = asyncio.create_task(keeper.run(), name="housekeeper")
+        self._keeping.add_done_callback(self._on_runtime_end)
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace_s: float) -> None:
         """Finish calls under way (at most grace_s), flush, close."""
         self._stopping.set()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
         if self._server is not None:
-            await self._server.stop(grace_s)
+            stopping = asyncio.ensure_future(self._server.stop(grace_s))
+            if self._peer_service is not None:
+                self._peer_service.close()
+            await stopping
         if self._streams is not None:
             await self._streams.stop()
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
         if self._runtime is not None:
             await self._runtime.stop()
             if self._running is not None:
@@ -119,6 +155,21 @@ class NodeServer:
         error = running.exception()
         if error is not None:
             self.failed.set_exception(error)
+
+    def _open_replica(self, host: Host, group: GroupId, replica: int) -> None:
+        """One damaged log sets its replica aside, and leaves those of other shards running."""
+        assert self._store is not None
+        self._replicas[group] = self._replica(host, group, replica, self._store.applied(group)[0])
+        try:
+            host.add_group(now_s(), group, self._store.load(group), self._store.log(group))
+        except (LogCorruptError, CorruptionError) as error:
+            log.critical(
+                "the replica of shard %d steps aside, it neither votes nor serves: %s. With its "
+                "folder moved away this node is rebuilt from its peers (docs/operations.md)",
+                group,
+                error,
+            )
+            self._replicas[group].stop("the log of this replica is damaged; see the node's log")
 
     def _replica(self, host: Host, group: GroupId, replica: int, applied_index: int) -> Replica:
         assert self._store is not None

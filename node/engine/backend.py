@@ -34,6 +34,22 @@ class Batch(Protocol):
         """Remove start <= key < end; nothing when the range is empty or reversed."""
 
 
+class Table(Protocol):
+    """Rows of one family that are made beside the store and come into it at once."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Keys ascend."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def finish(self) -> None:
+        """No more rows; there is at least one. On disk when this returns. Raises DiskError."""
+
+    def discard(self) -> None:
+        """It will not be ingested."""
+
+
 class Backend(Protocol):
     """Reads see every write made before them, flushed or not."""
 
@@ -71,6 +87,18 @@ class Backend(Protocol):
 
         Raises DiskError.
         """
+
+    def table(self, family: str) -> Table:
+        """A new one. Raises DiskError."""
+
+    def ingest(self, family: str, tables: Sequence[Table]) -> None:
+        """Take finished tables of one family in, durable when this returns.
+
+        Nothing may lie in their range, or have lain there. Raises DiskError, CorruptionError.
+        """
+
+    def drop_tables(self) -> None:
+        """Remove every table that was not ingested."""
 
     def usage(self) -> DiskUsage: ...
 

@@ -9,11 +9,12 @@ from typing import assert_never
 import google_crc32c
 import xxhash
 
-from mailraft.node.interfaces import Delete, DeleteRange, Effect, Entry, Put
+from mailraft.node.interfaces import Delete, DeleteBody, DeleteRange, Effect, Entry, Put
 
 _ENTRY = struct.Struct("<QQI")
 _LENGTH = struct.Struct("<I")
-_PUT, _DELETE, _DELETE_RANGE = b"\x01", b"\x02", b"\x03"
+_PUT, _DELETE, _DELETE_RANGE, _DELETE_BODY = b"\x01", b"\x02", b"\x03", b"\x04"
+_BODY = struct.Struct("<QI")
 
 EMPTY_DIGEST = bytes(16)  # of a shard that has applied nothing
 
@@ -46,6 +47,8 @@ def chain_digest(previous: bytes, effects: Iterable[Effect]) -> bytes:
             case DeleteRange(start, end):
                 parts += (_DELETE_RANGE, _LENGTH.pack(len(start)), start)
                 parts += (_LENGTH.pack(len(end)), end)
+            case DeleteBody(index, ordinal):
+                parts += (_DELETE_BODY, _BODY.pack(index, ordinal))
             case _:
                 assert_never(effect)
     return xxhash.xxh3_128_digest(b"".join(parts))

@@ -15,8 +15,10 @@ from mailraft.node.engine.records import AppliedPosition, GroupBirth
 from mailraft.node.interfaces import (
     AppendEntries,
     ApplyWrite,
+    CompactLog,
     GroupId,
     HardState,
+    InstallSnapshot,
     SaveHardState,
     TruncateLog,
 )
@@ -72,6 +74,42 @@ class GroupState:
             raise self._invalid(f"applies entry {write.index} after {self.applied.index}")
         digest = chain_digest(self.applied.digest, write.effects)
         self.applied = AppliedPosition(write.index, write.term, digest)
+
+    def compact(self, write: CompactLog) -> None:
+        """Only what was applied may leave the log; its start never moves back."""
+        index, base = write.base.index, self.birth.base
+        if not base.index <= index <= self.applied.index:
+            applied = self.applied.index
+            raise self._invalid(
+                f"compacts to {index}: its log begins at {base.index}, {applied} is applied"
+            )
+        self.birth = replace(self.birth, base=write.base)
+
+    def end_amnesia(self) -> None:
+        self.birth = replace(self.birth, amnesic=False)
+
+    def burn(self) -> int:
+        """A generation number that was never given before."""
+        number = self.birth.burnt_generation + 1
+        self.birth = replace(self.birth, burnt_generation=number)
+        return number
+
+    def install(self, write: InstallSnapshot, found: AppliedPosition | None) -> None:
+        """Go over to another generation, whose applied position was `found` to be what is said.
+
+        Row 16: only forward. What lies behind the snapshot in the log goes: consensus installs
+        none whose last entry the log holds.
+        """
+        base = write.base
+        if not self.birth.generation < write.generation <= self.birth.burnt_generation:
+            raise self._invalid(f"installs generation {write.generation}, which was never begun")
+        if base.index <= self.applied.index:
+            raise self._invalid(f"installs a snapshot of {base.index} over {self.applied.index}")
+        if found != AppliedPosition(base.index, base.term, write.digest):
+            raise self._invalid(f"generation {write.generation} holds {found}, not {base}")
+        self.birth = replace(self.birth, base=base, generation=write.generation)
+        self.last_index = base.index
+        self.applied = found
 
     def _invalid(self, what: str) -> InvalidWriteError:
         return InvalidWriteError(f"group {self.group}: {what}")

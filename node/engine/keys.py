@@ -88,8 +88,13 @@ SHARD_CLOCK = _SHARD + b"\x04"  # the state machine's clock and its count of req
 _ACCOUNT, _MAILBOX, _NAME, _ROLE, _MESSAGE, _UID, _CHANGE, _ACCESS, _RECEIVED, _THREAD = range(
     1, 11
 )
+_TOUCHED, _VANISHED, _THREAD_MEMBER, _KEYWORD, _DOOMED, _EXPUNGED, _EXPUNGED_AT, _EXPIRES = range(
+    11, 19
+)
+_TOMBSTONE = 255  # behind every other row of its account
 _TIME_BIAS = 1 << 63  # so that times before 1970 sort first
 _RECEIVED_TAIL = struct.Struct(">IQI")
+_MAILBOX_CHANGE = struct.Struct(">IQI")
 
 
 ACCOUNT_HEADER_BYTES = 3  # slot and length, before the account id
@@ -106,6 +111,11 @@ def account_of(key: bytes) -> bytes:
 
 def account_record(prefix: bytes) -> bytes:
     return prefix + bytes((_ACCOUNT,))
+
+
+def is_account_record(key: bytes) -> bool:
+    """Whether it is the record of an account, which every change of the account writes."""
+    return key[:2] != _SHARD and key[-1] == _ACCOUNT and len(key) == key[2] + 4
 
 
 def mailbox_record(prefix: bytes, mailbox: int = 0) -> bytes:
@@ -166,6 +176,68 @@ def change(prefix: bytes, modseq: int = 0) -> bytes:
     return prefix + bytes((_CHANGE,)) + U64.pack(modseq)
 
 
+def touched(prefix: bytes, mailbox: int, modseq: int = 0, uid_number: int = 0) -> bytes:
+    """-> message number: what is in a mailbox, by when it last changed there (changes_rows.py)."""
+    return prefix + bytes((_TOUCHED,)) + _MAILBOX_CHANGE.pack(mailbox, modseq, uid_number)
+
+
+def vanished(prefix: bytes, mailbox: int, modseq: int = 0, uid_number: int = 0) -> bytes:
+    """-> nothing: a UID that left a mailbox under a MODSEQ (changes_rows.py)."""
+    return prefix + bytes((_VANISHED,)) + _MAILBOX_CHANGE.pack(mailbox, modseq, uid_number)
+
+
+def mailbox_change_of(key: bytes) -> tuple[int, int]:
+    """MODSEQ and UID of a touched() or vanished() key."""
+    _, modseq, uid_number = _MAILBOX_CHANGE.unpack(key[-_MAILBOX_CHANGE.size :])
+    return modseq, uid_number
+
+
+def thread_member(prefix: bytes, thread: int, message: int = 0) -> bytes:
+    """-> nothing: the messages of a thread that are in a mailbox."""
+    return prefix + bytes((_THREAD_MEMBER,)) + U64.pack(thread) + U64.pack(message)
+
+
+def keyword(prefix: bytes, mailbox: int, name: bytes = b"") -> bytes:
+    """How many messages of a mailbox have a keyword."""
+    return prefix + bytes((_KEYWORD,)) + U32.pack(mailbox) + name
+
+
+def doomed_mailbox(prefix: bytes, mailbox: int = 0) -> bytes:
+    """The record of a deleted mailbox, until the last of its messages is removed."""
+    return prefix + bytes((_DOOMED,)) + U32.pack(mailbox)
+
+
+def expunged(prefix: bytes, message: int = 0) -> bytes:
+    """A message that can be undeleted."""
+    return prefix + bytes((_EXPUNGED,)) + U64.pack(message)
+
+
+def expunged_at(prefix: bytes, mailbox: int, modseq: int = 0, message: int = 0) -> bytes:
+    """-> nothing: expunged() messages by when they were expunged, from a mailbox or (0) at all."""
+    head = prefix + bytes((_EXPUNGED_AT,)) + U32.pack(mailbox)
+    return head + U64.pack(modseq) + U64.pack(message)
+
+
+def expires(prefix: bytes, time_ms: int = 0, message: int = 0) -> bytes:
+    """-> nothing: expunged() messages by when they can be undeleted no more."""
+    return prefix + bytes((_EXPIRES,)) + U64.pack(time_ms) + U64.pack(message)
+
+
+def message_of(key: bytes) -> int:
+    """The message of a thread_member(), expunged(), expunged_at() or expires() key."""
+    return int(U64.unpack(key[-8:])[0])
+
+
+def tombstone(prefix: bytes) -> bytes:
+    """What is left of a deleted account."""
+    return prefix + bytes((_TOMBSTONE,))
+
+
+def account_rows(prefix: bytes) -> tuple[bytes, bytes]:
+    """Half-open range over all rows of an account but its tombstone."""
+    return prefix, tombstone(prefix)
+
+
 def blob_access(prefix: bytes, index: int, ordinal: int) -> bytes:
     return prefix + bytes((_ACCESS,)) + U64.pack(index) + U32.pack(ordinal)
 
@@ -186,6 +258,50 @@ def request_bucket(bucket: int) -> bytes:
 def request_count(bucket: int) -> bytes:
     """How many request rows a bucket holds."""
     return _SHARD + b"\x05" + U32.pack(bucket)
+
+
+_CHORE = struct.Struct(">QB")
+_CHORES = _SHARD + b"\x06"
+
+
+def chore(due_ms: int, kind: int = 0, account_prefix_: bytes = b"", number: int = 0) -> bytes:
+    """-> nothing: work that the leader proposes from a time on (mailstore/chores.py)."""
+    tail = account_prefix_ + U32.pack(number) if account_prefix_ else b""
+    return _CHORES + _CHORE.pack(due_ms, kind) + tail
+
+
+def chore_of(key: bytes) -> tuple[int, int, bytes, int]:
+    """Due time, kind, account id and number of a chore() key."""
+    at = len(_CHORES)
+    due_ms, kind = _CHORE.unpack_from(key, at)
+    account_header = key[at + _CHORE.size : -4]
+    return due_ms, kind, account_of(account_header), int(U32.unpack(key[-4:])[0])
+
+
+def free_body(due_ms: int, index: int = 0, ordinal: int = 0) -> bytes:
+    """-> nothing: a body that nothing refers to, by when it may be collected."""
+    return _SHARD + b"\x07" + U64.pack(due_ms) + U64.pack(index) + U32.pack(ordinal)
+
+
+def free_body_of(key: bytes) -> tuple[int, int, int]:
+    """Due time, index and ordinal of a free_body() key."""
+    due_ms, index, ordinal = _FREE_BODY.unpack(key[-_FREE_BODY.size :])
+    return due_ms, index, ordinal
+
+
+_FREE_BODY = struct.Struct(">QQI")
+_DEAD_BODY = struct.Struct(">QI")
+
+
+def dead_body(index: int, ordinal: int = 0) -> bytes:
+    """-> nothing: written by the engine, for a body that waits for its entry to leave the log."""
+    return _SHARD + b"\x08" + _DEAD_BODY.pack(index, ordinal)
+
+
+def dead_body_of(key: bytes) -> tuple[int, int]:
+    """Index and ordinal of a dead_body() key, whatever it begins with."""
+    index, ordinal = _DEAD_BODY.unpack(key[-_DEAD_BODY.size :])
+    return index, ordinal
 
 
 def after(prefix: bytes) -> bytes:

@@ -33,11 +33,16 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class GroupBirth:
-    """Who a replica is, where its log begins, and which generation of its keys is live."""
+    """Who a replica is, where its log begins, and which generation of its keys is live.
+
+    `burnt_generation` is the highest number ever given: rows of a failed snapshot may lie under it.
+    """
 
     replica: ReplicaId
     base: LogBase
     generation: int
+    burnt_generation: int
+    amnesic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,11 @@ def decode_configuration(record: raft_pb2.Configuration) -> Configuration:
     return Configuration(record.version, tuple(record.voters), tuple(record.learners))
 
 
+def configuration_of(entry: Entry) -> Configuration:
+    """The payload of a CONFIGURATION entry. Raises CorruptionError."""
+    return decode_configuration(_parse(raft_pb2.Configuration(), entry.payload))
+
+
 def encode_group(birth: GroupBirth) -> bytes:
     return record_pb2.GroupRecord(
         format=FORMAT,
@@ -102,13 +112,16 @@ def encode_group(birth: GroupBirth) -> bytes:
         base_term=birth.base.term,
         configuration=encode_configuration(birth.base.configuration),
         generation=birth.generation,
+        burnt_generation=birth.burnt_generation,
+        amnesic=birth.amnesic,
     ).SerializeToString()
 
 
 def decode_group(data: bytes) -> GroupBirth:
     record = _parse(record_pb2.GroupRecord(), data)
     base = LogBase(record.base_index, record.base_term, decode_configuration(record.configuration))
-    return GroupBirth(record.replica, base, record.generation)
+    burnt = max(record.burnt_generation, record.generation)  # a first release burnt none
+    return GroupBirth(record.replica, base, record.generation, burnt, record.amnesic)
 
 
 def encode_hard_state(state: HardState) -> bytes:

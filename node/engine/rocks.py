@@ -7,14 +7,25 @@ flush() to the disk thread. rocksdict raises bare Exception with RocksDB's statu
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from rocksdict import ColumnFamily, DbClosedError, Rdict, RdictIter, ReadOptions, WriteBatch
+from rocksdict import (
+    ColumnFamily,
+    DbClosedError,
+    IngestExternalFileOptions,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    SstFileWriter,
+    WriteBatch,
+)
 
 from mailraft.node.engine import keys
-from mailraft.node.engine.backend import Batch, DiskUsage
+from mailraft.node.engine.backend import Batch, DiskUsage, Table
 from mailraft.node.engine.errors import (
     CorruptionError,
     DiskError,
@@ -24,6 +35,8 @@ from mailraft.node.engine.errors import (
     StoreLockedError,
 )
 from mailraft.node.engine.options import StoreOptions, database_options, family_options
+
+INCOMING_FOLDER = "incoming"  # tables of a snapshot that is being received
 
 _FULL = ("No space left on device", "Disk quota exceeded")
 
@@ -45,14 +58,50 @@ class RocksBatch:
             self.raw.delete_range(start, end, self._handles[family])
 
 
+class RocksTable:
+    """A table file beside the database, on the same file system, so that it is moved in."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path = path
+        self._bytes = 0
+        self._writer = SstFileWriter(options)
+        try:
+            self._writer.open(str(path))
+        except Exception as error:
+            raise _write_error("open a table", error) from error
+
+    @property
+    def size_bytes(self) -> int:
+        return self._bytes
+
+    def put(self, key: bytes, value: bytes) -> None:
+        try:
+            self._writer[key] = value
+        except Exception as error:
+            raise _write_error("write a table", error) from error
+        self._bytes += len(key) + len(value)
+
+    def finish(self) -> None:
+        try:
+            self._writer.finish()
+        except Exception as error:
+            raise _write_error("finish a table", error) from error
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
 class RocksBackend:
     """One open RocksDB. Families are its column families of keys.COLUMN_FAMILIES."""
 
     def __init__(self, path: Path, options: StoreOptions) -> None:
         """Open or create. Raises StoreLockedError, CorruptionError, DiskError, DiskFullError."""
         self._path = path
+        self._incoming = path.with_name(INCOMING_FOLDER)
+        self._tables = 0
+        self._options = family_options(options)
         try:
-            db = Rdict(str(path), database_options(options), family_options(options))
+            db = Rdict(str(path), database_options(options), self._options)
             self._families = {name: db.get_column_family(name) for name in keys.COLUMN_FAMILIES}
             self._handles = {
                 name: db.get_column_family_handle(name) for name in keys.COLUMN_FAMILIES
@@ -118,6 +167,29 @@ class RocksBackend:
             return sequence
         except Exception as error:
             raise _write_error("flush", error) from error
+
+    def table(self, family: str) -> RocksTable:
+        self._open()
+        self._incoming.mkdir(exist_ok=True)
+        self._tables += 1
+        path = self._incoming / f"{self._tables:06}-{family}.sst"
+        return RocksTable(path, self._options[family])
+
+    def ingest(self, family: str, tables: Sequence[Table]) -> None:
+        """Holds the loop for about 15 ms: once a snapshot, at its receiver."""
+        self._open()
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        paths = [str(table.path) for table in tables if isinstance(table, RocksTable)]
+        try:
+            self._families[family].ingest_external_file(paths, options)
+        except Exception as error:
+            if "Corruption" in str(error):
+                raise CorruptionError(str(error)) from error
+            raise _write_error("ingest", error) from error
+
+    def drop_tables(self) -> None:
+        shutil.rmtree(self._incoming, ignore_errors=True)
 
     def usage(self) -> DiskUsage:
         found = os.statvfs(self._path)
@@ -192,7 +264,7 @@ def _allocated_bytes(path: Path) -> int:
 
 
 def _open_error(path: Path, error: Exception) -> EngineError:
-    text = str(error)
+    text = " ".join(str(error).split())  # RocksDB's may be several lines
     if "/LOCK:" in text:
         return StoreLockedError(
             f"{path} is in use: another process (or an unfinished scan of this one) has it open. "

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Self, assert_never
+from typing import Final, Self
 
+from mailraft.node import failpoints
 from mailraft.node.engine import keys, records
 from mailraft.node.engine.backend import Backend, Batch, DiskUsage, Watermark
 from mailraft.node.engine.errors import (
@@ -22,26 +23,22 @@ from mailraft.node.engine.errors import (
     WrongClusterError,
     WrongNodeError,
 )
+from mailraft.node.engine.generations import Generations, sweep
 from mailraft.node.engine.groups import FIRST_GENERATION, GroupState, load_group, newborn
-from mailraft.node.engine.log import GroupLog
+from mailraft.node.engine.log import GroupLog, configurations_in, estimate_bytes
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.records import GroupBirth, Identity
 from mailraft.node.engine.rocks import RocksBackend
+from mailraft.node.engine.snapshot import SnapshotSink, SnapshotSource
 from mailraft.node.engine.view import StateView
 from mailraft.node.engine.watermark import FileWatermark, sync_path
+from mailraft.node.engine.writes import carry_out, put_group
 from mailraft.node.interfaces import (
-    AppendEntries,
-    ApplyWrite,
     Configuration,
-    Delete,
-    DeleteRange,
     GroupId,
     LogBase,
-    Put,
     ReplicaId,
-    SaveHardState,
     StoredLog,
-    TruncateLog,
     Write,
 )
 
@@ -60,6 +57,7 @@ class Store:
         self._backend = backend
         self._watermark = watermark
         self._groups: dict[GroupId, GroupState] = {}
+        self._generations = Generations(backend)
         self._failed: DiskError | None = None
 
     @classmethod
@@ -101,14 +99,23 @@ class Store:
             batch = self._backend.batch()
             batch.put(keys.META, keys.NODE, records.encode_identity(identity))
             self._write(batch)
+        self._sweep()
         self._watermark.record(self._sync(), force=True)
 
     # ---- groups ----------------------------------------------------------------------------------
 
     def create_group(
-        self, group: GroupId, replica: ReplicaId, configuration: Configuration
+        self,
+        group: GroupId,
+        replica: ReplicaId,
+        configuration: Configuration,
+        *,
+        amnesic: bool = False,
     ) -> None:
         """A new replica with an empty log, on disk when this returns. Again with the same: nothing.
+
+        `amnesic`: it may have lived before, on a disk that is lost, and does not vote until it has
+        found out.
 
         Raises GroupExistsError when another replica, or another birth of this one, is there.
         """
@@ -126,7 +133,11 @@ class Store:
                 )
             return
         birth = GroupBirth(
-            replica, LogBase(BIRTH_INDEX, BIRTH_TERM, configuration), FIRST_GENERATION
+            replica,
+            LogBase(BIRTH_INDEX, BIRTH_TERM, configuration),
+            FIRST_GENERATION,
+            FIRST_GENERATION,
+            amnesic,
         )
         batch = self._backend.batch()
         batch.put(keys.META, keys.group_record(group), records.encode_group(birth))
@@ -165,6 +176,9 @@ class Store:
             last_index=state.last_index,
             last_term=last_term,
             applied_index=state.applied.index,
+            log_bytes=estimate_bytes(self._backend, state),
+            amnesic=state.birth.amnesic,
+            configurations=configurations_in(self._backend, state),
         )
 
     def log(self, group: GroupId) -> GroupLog:
@@ -172,7 +186,8 @@ class Store:
         return GroupLog(self._backend, self._groups, group)
 
     def view(self, group: GroupId) -> StateView:
-        return StateView(self._backend, self._state(group).state_prefix)
+        """Of the generation that is live now; holding it keeps that generation on disk."""
+        return self._generations.view(self._state(group))
 
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
         """A packed body, or None. Its own header proves it (mailraft.wire.bodies)."""
@@ -201,25 +216,55 @@ class Store:
             state = changed.get(write.group)
             if state is None:
                 state = changed[write.group] = self._state(write.group).copy()
-            match write:
-                case AppendEntries():
-                    state.append(write)
-                    _append(batch, state, write)
-                case TruncateLog():
-                    state.truncate(write)
-                    _truncate(batch, state, write)
-                case SaveHardState():
-                    state.save(write)
-                    row = records.encode_hard_state(write.hard_state)
-                    batch.put(keys.META, keys.hard_state(write.group), row)
-                case ApplyWrite():
-                    state.apply(write)
-                    _apply(batch, state, write)
-                case _:
-                    assert_never(write)
+            carry_out(self._backend, self._generations, batch, state, write)
         sequence = self._write(batch)
-        self._groups.update(changed)
+        for group, state in changed.items():  # tidy: a plain dict
+            before, self._groups[group] = self._groups[group].birth, state
+            if before.generation != state.birth.generation:
+                failpoints.hit("snapshot.after_flip")
+                self._generations.retire(group, before.generation)
+            elif before.base != state.birth.base:
+                failpoints.hit("compaction.after")
         return sequence
+
+    # ---- snapshots (snapshot.py) -----------------------------------------------------------------
+
+    def snapshot(self, group: GroupId) -> SnapshotSource:
+        """What a group has applied, pinned now: what is written later does not show in it."""
+        return SnapshotSource(self._backend, self._state(group))
+
+    def burn_generation(self, group: GroupId) -> int:
+        """A new generation to receive a snapshot into. Flush before its first row is ingested:
+        a number that is not on disk could be given again, and rows of two tries would mix.
+        """
+        state = self._state(group).copy()
+        number = state.burn()
+        batch = self._backend.batch()
+        put_group(batch, state)
+        self._write(batch)
+        self._groups[group] = state
+        return number
+
+    def receive(self, group: GroupId, generation: int) -> SnapshotSink:
+        """Where the packs of a snapshot go; `generation` was burnt and flushed."""
+        state = self._state(group)
+        assert state.birth.generation < generation <= state.birth.burnt_generation
+        return SnapshotSink(self._backend, group, generation)
+
+    def drop_generation(self, group: GroupId, generation: int) -> None:
+        """Remove what a snapshot that never came to life has left."""
+        if generation == self._state(group).birth.generation:
+            raise AssertionError(f"generation {generation} of group {group} is live")
+        self._generations.retire(group, generation)
+        self.drop_retired()
+
+    def drop_retired(self) -> None:
+        """Remove generations that are live no more, once their last view is gone."""
+        batch = self._backend.batch()
+        if self._generations.drop_unread(batch):
+            failpoints.hit("snapshot.before_drop")
+            self._write(batch)
+            failpoints.hit("snapshot.after_drop")
 
     def flush(self) -> int:
         """Make durable whatever was written before the call; answers its sequence number.
@@ -276,6 +321,15 @@ class Store:
             backend.close()
 
     # ---- inside ----------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Remove what an earlier process left of snapshots: half received, or replaced."""
+        self._backend.drop_tables()
+        batch = self._backend.batch()
+        rows = self._backend.scan(keys.META, *keys.GROUP_RECORDS)
+        for key, value in rows:
+            sweep(self._backend, batch, keys.group_of_record(key), records.decode_group(value))
+        self._write(batch)
 
     def _state(self, group: GroupId) -> GroupState:
         state = self._groups.get(group)
@@ -340,42 +394,3 @@ def _check_identity(found: Identity, wanted: Identity, where: str) -> None:
             "Two nodes on one folder, or one folder under two numbers, would lose acknowledged "
             "mail: correct the node number or the folder"
         )
-
-
-def _append(batch: Batch, state: GroupState, write: AppendEntries) -> None:
-    group, generation = state.group, state.birth.generation
-    for entry in write.entries:
-        batch.put(keys.LOG, keys.log_entry(group, entry.index), records.encode_entry(entry))
-        for ordinal, body in enumerate(entry.bodies):
-            batch.put(keys.BODY, keys.body(group, generation, entry.index, ordinal), body)
-
-
-def _truncate(batch: Batch, state: GroupState, write: TruncateLog) -> None:
-    """Up to the end of the group, whatever is there. Later puts of the same batch survive."""
-    group, generation = state.group, state.birth.generation
-    batch.delete_range(
-        keys.LOG,
-        keys.log_entry(group, write.from_index),
-        keys.log_entry(group, keys.INDEX_END),
-    )
-    batch.delete_range(
-        keys.BODY,
-        keys.body(group, generation, write.from_index),
-        keys.body(group, generation, keys.INDEX_END),
-    )
-
-
-def _apply(batch: Batch, state: GroupState, write: ApplyWrite) -> None:
-    prefix = state.state_prefix
-    for effect in write.effects:
-        match effect:
-            case Put(key, value):
-                batch.put(keys.STATE, prefix + key, value)
-            case Delete(key):
-                batch.delete(keys.STATE, prefix + key)
-            case DeleteRange(start, end):
-                batch.delete_range(keys.STATE, prefix + start, prefix + end)
-            case _:
-                assert_never(effect)
-    # Last, so that no effect can cover it.
-    batch.put(keys.STATE, prefix + keys.SHARD_RECORD, records.encode_applied(state.applied))

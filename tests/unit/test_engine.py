@@ -23,7 +23,7 @@ from engine_machines import (
     lives,
     machine_on,
 )
-from mailraft.node.engine import keys
+from mailraft.node.engine import keys, records
 from mailraft.node.engine.checksum import entry_checksum
 from mailraft.node.engine.errors import (
     GroupExistsError,
@@ -148,10 +148,12 @@ def test_groups_do_not_see_each_other(store: Store) -> None:
 
 def test_entries_come_back_as_they_were_written(machine: Machine) -> None:
     """Kind, term, payload and bodies survive a restart, byte for byte."""
+    configuration = Configuration(2, (REPLICA,), (REPLICA + 1,))
+    record = records.encode_configuration(configuration).SerializeToString()
     written = (
         Entry(2, 1, EntryKind.NOOP),
         command(3, bytes(range(256)) * 3, b"", b"\0", payload=b"\0\xff" * 500),
-        Entry(4, 2, EntryKind.CONFIGURATION, b"configuration"),
+        Entry(4, 2, EntryKind.CONFIGURATION, record),
         command(5, b"", term=2, payload=b""),
     )
     machine.store.write([append(*written[:3]), append(written[3])])
@@ -160,6 +162,7 @@ def test_entries_come_back_as_they_were_written(machine: Machine) -> None:
     assert tuple(all_entries(store)) == written
     assert store.load(GROUP).last_index == 5
     assert store.load(GROUP).last_term == 2
+    assert store.load(GROUP).configurations == ((4, configuration),)
 
 
 def test_bodies_of_three_mebibytes_are_kept_whole(machine: Machine) -> None:

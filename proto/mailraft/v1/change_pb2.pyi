@@ -182,8 +182,9 @@ class ListMailboxChangesRequest(_message.Message):
     uid_validity: _builtins.int
     """Must be the mailbox's, else UID_VALIDITY_MISMATCH."""
     since_modseq: _builtins.int
-    """Changes with a higher MODSEQ. 0 tells the whole mailbox. Older than the
-    tombstones: STATE_TOO_OLD.
+    """Changes with a higher MODSEQ: one that was told by this mailbox, or a
+    new_modseq. 0 tells the whole mailbox. Older than the tombstones:
+    STATE_TOO_OLD.
     """
     page_size: _builtins.int
     """How many changes at most. A page is up to 1,000 changes longer where that
@@ -228,7 +229,10 @@ class ListMailboxChangesResponse(_message.Message):
     UID_NEXT_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     new_modseq: _builtins.int
-    """What the caller is at after taking in these changes: the next since_modseq."""
+    """What the caller is at after taking in these changes: the next since_modseq.
+    While a caller that began at 0 is told there is more, it is no MODSEQ (it is
+    above 2^63) and good for nothing else.
+    """
     more: _builtins.bool
     """There are more changes after new_modseq."""
     highest_modseq: _builtins.int
@@ -531,7 +535,9 @@ Global___WatchEnd: _TypeAlias = WatchEnd  # noqa: Y015
 
 @_typing.final
 class WatchShardRequest(_message.Message):
-    """Everything that changes in a shard, in commit order, for indexers."""
+    """Everything that changes in a shard, for indexers: in commit order within each
+    account, accounts in no order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -540,7 +546,9 @@ class WatchShardRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     cursor: _builtins.str
-    """From the last response. Empty: from now on. Too old: STATE_TOO_OLD."""
+    """From the last response. Empty: from now on. Too old: STATE_TOO_OLD. Costs a
+    look at every account of the shard.
+    """
     @_builtins.property
     def read_options(self) -> _common_pb2.ReadOptions:
         """Which replica tells. min_state must be empty: it is of one account."""

@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from mailraft.v1 import common_pb2 as mailraft_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mailraft/v1/mailbox.proto\x12\x0bmailraft.v1\x1a google/protobuf/field_mask.proto\x1a\x18mailraft/v1/common.proto\"\xab\x04\n\x07Mailbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.mailraft.v1.MailboxRole\x12\x12\n\nsubscribed\x18\x05 \x01(\x08\x12\x12\n\nsort_order\x18\x06 \x01(\r\x12\x14\n\x0cuid_validity\x18\x07 \x01(\r\x12\x10\n\x08uid_next\x18\x08 \x01(\r\x12\x16\n\x0ehighest_modseq\x18\t \x01(\x04\x12\x16\n\x0e\x63reated_modseq\x18\n \x01(\x04\x12\x16\n\x0etotal_messages\x18\x0b \x01(\r\x12\x17\n\x0funseen_messages\x18\x0c \x01(\r\x12\x18\n\x10\x64\x65leted_messages\x18\r \x01(\r\x12\x15\n\rtotal_threads\x18\x0e \x01(\r\x12\x16\n\x0eunread_threads\x18\x0f \x01(\r\x12\x12\n\nsize_bytes\x18\x10 \x01(\x04\x12\x17\n\x0fkeywords_in_use\x18\x11 \x03(\t\x12)\n\tretention\x18\x12 \x01(\x0b\x32\x16.mailraft.v1.Retention\x12\x38\n\nattributes\x18\x13 \x03(\x0b\x32$.mailraft.v1.Mailbox.AttributesEntry\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\tRetention\x12\x18\n\x10\x65xpunge_after_ms\x18\x01 \x01(\x04\x12\x1f\n\x12undelete_window_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x15\n\x13_undelete_window_ms\"\x97\x01\n\x14\x43reateMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12%\n\x07mailbox\x18\x04 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"r\n\x15\x43reateMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\xaa\x01\n\x11GetMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x14\n\nmailbox_id\x18\x03 \x01(\tH\x00\x12\x30\n\x0cmailbox_role\x18\x04 \x01(\x0e\x32\x18.mailraft.v1.MailboxRoleH\x00\x42\t\n\x07mailbox\"o\n\x12GetMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\x81\x01\n\x14ListMailboxesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8d\x01\n\x15ListMailboxesResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\'\n\tmailboxes\x18\x03 \x03(\x0b\x32\x14.mailraft.v1.Mailbox\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc8\x01\n\x14UpdateMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12%\n\x07mailbox\x18\x04 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"r\n\x15UpdateMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\xa1\x01\n\x14\x44\x65leteMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12\x12\n\nmailbox_id\x18\x04 \x01(\t\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"K\n\x15\x44\x65leteMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served2\xbf\x03\n\x0eMailboxService\x12V\n\rCreateMailbox\x12!.mailraft.v1.CreateMailboxRequest\x1a\".mailraft.v1.CreateMailboxResponse\x12M\n\nGetMailbox\x12\x1e.mailraft.v1.GetMailboxRequest\x1a\x1f.mailraft.v1.GetMailboxResponse\x12V\n\rListMailboxes\x12!.mailraft.v1.ListMailboxesRequest\x1a\".mailraft.v1.ListMailboxesResponse\x12V\n\rUpdateMailbox\x12!.mailraft.v1.UpdateMailboxRequest\x1a\".mailraft.v1.UpdateMailboxResponse\x12V\n\rDeleteMailbox\x12!.mailraft.v1.DeleteMailboxRequest\x1a\".mailraft.v1.DeleteMailboxResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mailraft/v1/mailbox.proto\x12\x0bmailraft.v1\x1a google/protobuf/field_mask.proto\x1a\x18mailraft/v1/common.proto\"\xab\x04\n\x07Mailbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12&\n\x04role\x18\x04 \x01(\x0e\x32\x18.mailraft.v1.MailboxRole\x12\x12\n\nsubscribed\x18\x05 \x01(\x08\x12\x12\n\nsort_order\x18\x06 \x01(\r\x12\x14\n\x0cuid_validity\x18\x07 \x01(\r\x12\x10\n\x08uid_next\x18\x08 \x01(\r\x12\x16\n\x0ehighest_modseq\x18\t \x01(\x04\x12\x16\n\x0e\x63reated_modseq\x18\n \x01(\x04\x12\x16\n\x0etotal_messages\x18\x0b \x01(\r\x12\x17\n\x0funseen_messages\x18\x0c \x01(\r\x12\x18\n\x10\x64\x65leted_messages\x18\r \x01(\r\x12\x15\n\rtotal_threads\x18\x0e \x01(\r\x12\x16\n\x0eunread_threads\x18\x0f \x01(\r\x12\x12\n\nsize_bytes\x18\x10 \x01(\x04\x12\x17\n\x0fkeywords_in_use\x18\x11 \x03(\t\x12)\n\tretention\x18\x12 \x01(\x0b\x32\x16.mailraft.v1.Retention\x12\x38\n\nattributes\x18\x13 \x03(\x0b\x32$.mailraft.v1.Mailbox.AttributesEntry\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\tRetention\x12\x18\n\x10\x65xpunge_after_ms\x18\x01 \x01(\x04\x12\x1f\n\x12undelete_window_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0cmax_messages\x18\x03 \x01(\x04\x42\x15\n\x13_undelete_window_ms\"\x97\x01\n\x14\x43reateMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12%\n\x07mailbox\x18\x04 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"r\n\x15\x43reateMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\xaa\x01\n\x11GetMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x14\n\nmailbox_id\x18\x03 \x01(\tH\x00\x12\x30\n\x0cmailbox_role\x18\x04 \x01(\x0e\x32\x18.mailraft.v1.MailboxRoleH\x00\x42\t\n\x07mailbox\"o\n\x12GetMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\x81\x01\n\x14ListMailboxesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8d\x01\n\x15ListMailboxesResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\'\n\tmailboxes\x18\x03 \x03(\x0b\x32\x14.mailraft.v1.Mailbox\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc8\x01\n\x14UpdateMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12%\n\x07mailbox\x18\x04 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"r\n\x15UpdateMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12%\n\x07mailbox\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Mailbox\"\xa1\x01\n\x14\x44\x65leteMailboxRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12\x12\n\nmailbox_id\x18\x04 \x01(\t\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"K\n\x15\x44\x65leteMailboxResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served2\xbf\x03\n\x0eMailboxService\x12V\n\rCreateMailbox\x12!.mailraft.v1.CreateMailboxRequest\x1a\".mailraft.v1.CreateMailboxResponse\x12M\n\nGetMailbox\x12\x1e.mailraft.v1.GetMailboxRequest\x1a\x1f.mailraft.v1.GetMailboxResponse\x12V\n\rListMailboxes\x12!.mailraft.v1.ListMailboxesRequest\x1a\".mailraft.v1.ListMailboxesResponse\x12V\n\rUpdateMailbox\x12!.mailraft.v1.UpdateMailboxRequest\x1a\".mailraft.v1.UpdateMailboxResponse\x12V\n\rDeleteMailbox\x12!.mailraft.v1.DeleteMailboxRequest\x1a\".mailraft.v1.DeleteMailboxResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,27 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAILBOX_ATTRIBUTESENTRY']._serialized_start=609
   _globals['_MAILBOX_ATTRIBUTESENTRY']._serialized_end=658
   _globals['_RETENTION']._serialized_start=660
-  _globals['_RETENTION']._serialized_end=753
-  _globals['_CREATEMAILBOXREQUEST']._serialized_start=756
-  _globals['_CREATEMAILBOXREQUEST']._serialized_end=907
-  _globals['_CREATEMAILBOXRESPONSE']._serialized_start=909
-  _globals['_CREATEMAILBOXRESPONSE']._serialized_end=1023
-  _globals['_GETMAILBOXREQUEST']._serialized_start=1026
-  _globals['_GETMAILBOXREQUEST']._serialized_end=1196
-  _globals['_GETMAILBOXRESPONSE']._serialized_start=1198
-  _globals['_GETMAILBOXRESPONSE']._serialized_end=1309
-  _globals['_LISTMAILBOXESREQUEST']._serialized_start=1312
-  _globals['_LISTMAILBOXESREQUEST']._serialized_end=1441
-  _globals['_LISTMAILBOXESRESPONSE']._serialized_start=1444
-  _globals['_LISTMAILBOXESRESPONSE']._serialized_end=1585
-  _globals['_UPDATEMAILBOXREQUEST']._serialized_start=1588
-  _globals['_UPDATEMAILBOXREQUEST']._serialized_end=1788
-  _globals['_UPDATEMAILBOXRESPONSE']._serialized_start=1790
-  _globals['_UPDATEMAILBOXRESPONSE']._serialized_end=1904
-  _globals['_DELETEMAILBOXREQUEST']._serialized_start=1907
-  _globals['_DELETEMAILBOXREQUEST']._serialized_end=2068
-  _globals['_DELETEMAILBOXRESPONSE']._serialized_start=2070
-  _globals['_DELETEMAILBOXRESPONSE']._serialized_end=2145
-  _globals['_MAILBOXSERVICE']._serialized_start=2148
-  _globals['_MAILBOXSERVICE']._serialized_end=2595
+  _globals['_RETENTION']._serialized_end=775
+  _globals['_CREATEMAILBOXREQUEST']._serialized_start=778
+  _globals['_CREATEMAILBOXREQUEST']._serialized_end=929
+  _globals['_CREATEMAILBOXRESPONSE']._serialized_start=931
+  _globals['_CREATEMAILBOXRESPONSE']._serialized_end=1045
+  _globals['_GETMAILBOXREQUEST']._serialized_start=1048
+  _globals['_GETMAILBOXREQUEST']._serialized_end=1218
+  _globals['_GETMAILBOXRESPONSE']._serialized_start=1220
+  _globals['_GETMAILBOXRESPONSE']._serialized_end=1331
+  _globals['_LISTMAILBOXESREQUEST']._serialized_start=1334
+  _globals['_LISTMAILBOXESREQUEST']._serialized_end=1463
+  _globals['_LISTMAILBOXESRESPONSE']._serialized_start=1466
+  _globals['_LISTMAILBOXESRESPONSE']._serialized_end=1607
+  _globals['_UPDATEMAILBOXREQUEST']._serialized_start=1610
+  _globals['_UPDATEMAILBOXREQUEST']._serialized_end=1810
+  _globals['_UPDATEMAILBOXRESPONSE']._serialized_start=1812
+  _globals['_UPDATEMAILBOXRESPONSE']._serialized_end=1926
+  _globals['_DELETEMAILBOXREQUEST']._serialized_start=1929
+  _globals['_DELETEMAILBOXREQUEST']._serialized_end=2090
+  _globals['_DELETEMAILBOXRESPONSE']._serialized_start=2092
+  _globals['_DELETEMAILBOXRESPONSE']._serialized_end=2167
+  _globals['_MAILBOXSERVICE']._serialized_start=2170
+  _globals['_MAILBOXSERVICE']._serialized_end=2617
 # @@protoc_insertion_point(module_scope)

@@ -124,7 +124,7 @@ class Mailbox(_message.Message):
 
     @_builtins.property
     def retention(self) -> Global___Retention:
-        """Absent: nothing is removed by age, and the account's undelete window."""
+        """Absent: nothing is removed by age or number, and the account's undelete window."""
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -172,6 +172,7 @@ class Retention(_message.Message):
 
     EXPUNGE_AFTER_MS_FIELD_NUMBER: _builtins.int
     UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGES_FIELD_NUMBER: _builtins.int
     expunge_after_ms: _builtins.int
     """Messages saved in this mailbox longer ago are expunged from it, within an
     hour or so. 0: never.
@@ -180,15 +181,20 @@ class Retention(_message.Message):
     """How long messages expunged from it can be undeleted. Absent: the account's.
     0: not at all.
     """
+    max_messages: _builtins.int
+    """Above so many messages in this mailbox those that were saved in it first are
+    expunged from it, within an hour or so. 0: any number.
+    """
     def __init__(
         self,
         *,
         expunge_after_ms: _builtins.int = ...,
         undelete_window_ms: _builtins.int | None = ...,
+        max_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms", "expunge_after_ms", b"expunge_after_ms", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms", "expunge_after_ms", b"expunge_after_ms", "max_messages", b"max_messages", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__undelete_window_ms: _TypeAlias = _typing.Literal["undelete_window_ms"]  # noqa: Y015
     _WhichOneofArgType__undelete_window_ms: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms"]  # noqa: Y015

@@ -623,6 +623,7 @@ class KeywordChange(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     modseq: _builtins.int
+    """By UIDs: Membership.modseq."""
     uid: _builtins.int
     """By UIDs: the UID and the flag Deleted in that mailbox."""
     deleted: _builtins.bool

@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mailraft.internal.v1 import record_pb2 as _record_pb2
 import builtins as _builtins
 import sys
@@ -21,6 +22,37 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ChoreKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChoreKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChoreKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHORE_KIND_UNSPECIFIED: _ChoreKind.ValueType  # 0
+    CHORE_KIND_CLEAR_MAILBOX: _ChoreKind.ValueType  # 1
+    """The rest of a mailbox, or of an account, that was deleted."""
+    CHORE_KIND_CLEAR_ACCOUNT: _ChoreKind.ValueType  # 2
+    CHORE_KIND_FORGET_EXPUNGED: _ChoreKind.ValueType  # 3
+    """Expunged messages whose time for undeletion is over."""
+    CHORE_KIND_APPLY_RETENTION: _ChoreKind.ValueType  # 4
+    """A mailbox' rule on how long, or how many, messages stay."""
+    CHORE_KIND_TRIM_CHANGES: _ChoreKind.ValueType  # 5
+    """Changes that are old enough to be told no more."""
+
+class ChoreKind(_ChoreKind, metaclass=_ChoreKindEnumTypeWrapper): ...
+
+CHORE_KIND_UNSPECIFIED: ChoreKind.ValueType  # 0
+CHORE_KIND_CLEAR_MAILBOX: ChoreKind.ValueType  # 1
+"""The rest of a mailbox, or of an account, that was deleted."""
+CHORE_KIND_CLEAR_ACCOUNT: ChoreKind.ValueType  # 2
+CHORE_KIND_FORGET_EXPUNGED: ChoreKind.ValueType  # 3
+"""Expunged messages whose time for undeletion is over."""
+CHORE_KIND_APPLY_RETENTION: ChoreKind.ValueType  # 4
+"""A mailbox' rule on how long, or how many, messages stay."""
+CHORE_KIND_TRIM_CHANGES: ChoreKind.ValueType  # 5
+"""Changes that are old enough to be told no more."""
+Global___ChoreKind: _TypeAlias = ChoreKind  # noqa: Y015
 
 @_typing.final
 class CommandBatch(_message.Message):
@@ -63,6 +95,17 @@ class Command(_message.Message):
     DELIVER_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
     READ_BARRIER_FIELD_NUMBER: _builtins.int
+    MODIFY_KEYWORDS_FIELD_NUMBER: _builtins.int
+    UPDATE_MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    MOVE_MESSAGES_FIELD_NUMBER: _builtins.int
+    COPY_MESSAGES_FIELD_NUMBER: _builtins.int
+    EXPUNGE_MESSAGES_FIELD_NUMBER: _builtins.int
+    UNDELETE_MESSAGES_FIELD_NUMBER: _builtins.int
+    UPDATE_MAILBOX_FIELD_NUMBER: _builtins.int
+    DELETE_MAILBOX_FIELD_NUMBER: _builtins.int
+    DELETE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    DO_CHORE_FIELD_NUMBER: _builtins.int
+    COLLECT_BODIES_FIELD_NUMBER: _builtins.int
     body_base: _builtins.int
     """Ordinal, within the entry, of the command's first body, and how many it has; set when
     the entry is made, so that apply never needs the bodies themselves.
@@ -88,6 +131,28 @@ class Command(_message.Message):
     def append(self) -> Global___Append: ...
     @_builtins.property
     def read_barrier(self) -> Global___ReadBarrier: ...
+    @_builtins.property
+    def modify_keywords(self) -> Global___ModifyKeywords: ...
+    @_builtins.property
+    def update_memberships(self) -> Global___UpdateMemberships: ...
+    @_builtins.property
+    def move_messages(self) -> Global___MoveMessages: ...
+    @_builtins.property
+    def copy_messages(self) -> Global___CopyMessages: ...
+    @_builtins.property
+    def expunge_messages(self) -> Global___ExpungeMessages: ...
+    @_builtins.property
+    def undelete_messages(self) -> Global___UndeleteMessages: ...
+    @_builtins.property
+    def update_mailbox(self) -> Global___UpdateMailbox: ...
+    @_builtins.property
+    def delete_mailbox(self) -> Global___DeleteMailbox: ...
+    @_builtins.property
+    def delete_account(self) -> Global___DeleteAccount: ...
+    @_builtins.property
+    def do_chore(self) -> Global___DoChore: ...
+    @_builtins.property
+    def collect_bodies(self) -> Global___CollectBodies: ...
     def __init__(
         self,
         *,
@@ -102,12 +167,23 @@ class Command(_message.Message):
         deliver: Global___Deliver | None = ...,
         append: Global___Append | None = ...,
         read_barrier: Global___ReadBarrier | None = ...,
+        modify_keywords: Global___ModifyKeywords | None = ...,
+        update_memberships: Global___UpdateMemberships | None = ...,
+        move_messages: Global___MoveMessages | None = ...,
+        copy_messages: Global___CopyMessages | None = ...,
+        expunge_messages: Global___ExpungeMessages | None = ...,
+        undelete_messages: Global___UndeleteMessages | None = ...,
+        update_mailbox: Global___UpdateMailbox | None = ...,
+        delete_mailbox: Global___DeleteMailbox | None = ...,
+        delete_account: Global___DeleteAccount | None = ...,
+        do_chore: Global___DoChore | None = ...,
+        collect_bodies: Global___CollectBodies | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "deliver", b"deliver", "read_barrier", b"read_barrier", "update_account", b"update_account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "expunge_messages", b"expunge_messages", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "body_base", b"body_base", "body_count", b"body_count", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "deliver", b"deliver", "fingerprint", b"fingerprint", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "update_account", b"update_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "body_base", b"body_base", "body_count", b"body_count", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "expunge_messages", b"expunge_messages", "fingerprint", b"fingerprint", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create_account", "update_account", "create_mailbox", "deliver", "append", "read_barrier"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create_account", "update_account", "create_mailbox", "deliver", "append", "read_barrier", "modify_keywords", "update_memberships", "move_messages", "copy_messages", "expunge_messages", "undelete_messages", "update_mailbox", "delete_mailbox", "delete_account", "do_chore", "collect_bodies"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -121,9 +197,12 @@ class CreateAccount(_message.Message):
     QUOTA_BYTES_FIELD_NUMBER: _builtins.int
     QUOTA_MESSAGES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     quota_bytes: _builtins.int
     quota_messages: _builtins.int
+    undelete_window_ms: _builtins.int
+    """As AccountRecord.undelete_window_ms."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Attribute]: ...
     def __init__(
@@ -133,10 +212,11 @@ class CreateAccount(_message.Message):
         quota_bytes: _builtins.int = ...,
         quota_messages: _builtins.int = ...,
         attributes: _abc.Iterable[_record_pb2.Attribute] | None = ...,
+        undelete_window_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,11 +233,13 @@ class UpdateAccount(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     IF_OBJECT_FIELD_NUMBER: _builtins.int
     IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     quota_bytes: _builtins.int
     quota_messages: _builtins.int
     set_attributes: _builtins.bool
     """Replaces all attributes when set_attributes is true."""
+    undelete_window_ms: _builtins.int
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Attribute]: ...
     @_builtins.property
@@ -180,19 +262,24 @@ class UpdateAccount(_message.Message):
         attributes: _abc.Iterable[_record_pb2.Attribute] | None = ...,
         if_object: Global___AccountState | None = ...,
         if_in_state: Global___AccountState | None = ...,
+        undelete_window_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_quota_messages", b"_quota_messages", "if_in_state", b"if_in_state", "if_object", b"if_object", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_quota_messages", b"_quota_messages", "_undelete_window_ms", b"_undelete_window_ms", "if_in_state", b"if_in_state", "if_object", b"if_object", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_quota_messages", b"_quota_messages", "account_id", b"account_id", "attributes", b"attributes", "if_in_state", b"if_in_state", "if_object", b"if_object", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "set_attributes", b"set_attributes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_quota_messages", b"_quota_messages", "_undelete_window_ms", b"_undelete_window_ms", "account_id", b"account_id", "attributes", b"attributes", "if_in_state", b"if_in_state", "if_object", b"if_object", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "set_attributes", b"set_attributes", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quota_bytes: _TypeAlias = _typing.Literal["quota_bytes"]  # noqa: Y015
     _WhichOneofArgType__quota_bytes: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes"]  # noqa: Y015
     _WhichOneofReturnType__quota_messages: _TypeAlias = _typing.Literal["quota_messages"]  # noqa: Y015
     _WhichOneofArgType__quota_messages: _TypeAlias = _typing.Literal["_quota_messages", b"_quota_messages"]  # noqa: Y015
+    _WhichOneofReturnType__undelete_window_ms: _TypeAlias = _typing.Literal["undelete_window_ms"]  # noqa: Y015
+    _WhichOneofArgType__undelete_window_ms: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_bytes) -> _WhichOneofReturnType__quota_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_messages) -> _WhichOneofReturnType__quota_messages | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__undelete_window_ms) -> _WhichOneofReturnType__undelete_window_ms | None: ...
 
 Global___UpdateAccount: _TypeAlias = UpdateAccount  # noqa: Y015
 
@@ -208,6 +295,7 @@ class CreateMailbox(_message.Message):
     SORT_ORDER_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     parent: _builtins.int
     name: _builtins.str
@@ -220,6 +308,8 @@ class CreateMailbox(_message.Message):
     def if_in_state(self) -> Global___AccountState:
         """Absent, or the account's state that must still be current."""
 
+    @_builtins.property
+    def retention(self) -> _record_pb2.RetentionRule: ...
     def __init__(
         self,
         *,
@@ -231,14 +321,170 @@ class CreateMailbox(_message.Message):
         sort_order: _builtins.int = ...,
         attributes: _abc.Iterable[_record_pb2.Attribute] | None = ...,
         if_in_state: Global___AccountState | None = ...,
+        retention: _record_pb2.RetentionRule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "if_in_state", b"if_in_state", "name", b"name", "parent", b"parent", "role", b"role", "sort_order", b"sort_order", "subscribed", b"subscribed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "if_in_state", b"if_in_state", "name", b"name", "parent", b"parent", "retention", b"retention", "role", b"role", "sort_order", b"sort_order", "subscribed", b"subscribed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateMailbox: _TypeAlias = CreateMailbox  # noqa: Y015
+
+@_typing.final
+class UpdateMailbox(_message.Message):
+    """Changes what is set and leaves the rest. Ids, UIDs and children stay as they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SUBSCRIBED_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    SET_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    SET_RETENTION_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    IF_OBJECT_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    mailbox: _builtins.int
+    parent: _builtins.int
+    """0: to the top."""
+    name: _builtins.str
+    role: _builtins.int
+    """0: no role any more."""
+    subscribed: _builtins.bool
+    sort_order: _builtins.int
+    set_attributes: _builtins.bool
+    """Replaces all attributes when set_attributes is true."""
+    set_retention: _builtins.bool
+    """Replaces the rule, or takes it away."""
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Attribute]: ...
+    @_builtins.property
+    def retention(self) -> _record_pb2.RetentionRule: ...
+    @_builtins.property
+    def if_object(self) -> Global___AccountState:
+        """As in UpdateAccount, of the mailbox."""
+
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        mailbox: _builtins.int = ...,
+        parent: _builtins.int | None = ...,
+        name: _builtins.str | None = ...,
+        role: _builtins.int | None = ...,
+        subscribed: _builtins.bool | None = ...,
+        sort_order: _builtins.int | None = ...,
+        set_attributes: _builtins.bool = ...,
+        attributes: _abc.Iterable[_record_pb2.Attribute] | None = ...,
+        set_retention: _builtins.bool = ...,
+        retention: _record_pb2.RetentionRule | None = ...,
+        if_object: Global___AccountState | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_parent", b"_parent", "_role", b"_role", "_sort_order", b"_sort_order", "_subscribed", b"_subscribed", "if_in_state", b"if_in_state", "if_object", b"if_object", "name", b"name", "parent", b"parent", "retention", b"retention", "role", b"role", "sort_order", b"sort_order", "subscribed", b"subscribed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_parent", b"_parent", "_role", b"_role", "_sort_order", b"_sort_order", "_subscribed", b"_subscribed", "account_id", b"account_id", "attributes", b"attributes", "if_in_state", b"if_in_state", "if_object", b"if_object", "mailbox", b"mailbox", "name", b"name", "parent", b"parent", "retention", b"retention", "role", b"role", "set_attributes", b"set_attributes", "set_retention", b"set_retention", "sort_order", b"sort_order", "subscribed", b"subscribed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
+    _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
+    _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
+    _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
+    _WhichOneofReturnType__sort_order: _TypeAlias = _typing.Literal["sort_order"]  # noqa: Y015
+    _WhichOneofArgType__sort_order: _TypeAlias = _typing.Literal["_sort_order", b"_sort_order"]  # noqa: Y015
+    _WhichOneofReturnType__subscribed: _TypeAlias = _typing.Literal["subscribed"]  # noqa: Y015
+    _WhichOneofArgType__subscribed: _TypeAlias = _typing.Literal["_subscribed", b"_subscribed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sort_order) -> _WhichOneofReturnType__sort_order | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subscribed) -> _WhichOneofReturnType__subscribed | None: ...
+
+Global___UpdateMailbox: _TypeAlias = UpdateMailbox  # noqa: Y015
+
+@_typing.final
+class DeleteMailbox(_message.Message):
+    """Gone at once for every reader; what is in it goes in the same command, or, if that is more than
+    a command may touch, by DoChore.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    IF_OBJECT_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    mailbox: _builtins.int
+    force: _builtins.bool
+    @_builtins.property
+    def if_object(self) -> Global___AccountState: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        mailbox: _builtins.int = ...,
+        force: _builtins.bool = ...,
+        if_object: Global___AccountState | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "if_object", b"if_object"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "force", b"force", "if_in_state", b"if_in_state", "if_object", b"if_object", "mailbox", b"mailbox"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMailbox: _TypeAlias = DeleteMailbox  # noqa: Y015
+
+@_typing.final
+class DeleteAccount(_message.Message):
+    """As DeleteMailbox, of everything."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    IF_OBJECT_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    force: _builtins.bool
+    @_builtins.property
+    def if_object(self) -> Global___AccountState: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        if_object: Global___AccountState | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "if_object", b"if_object"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "force", b"force", "if_in_state", b"if_in_state", "if_object", b"if_object"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAccount: _TypeAlias = DeleteAccount  # noqa: Y015
 
 @_typing.final
 class NewBody(_message.Message):
@@ -415,10 +661,13 @@ class AppendItem(_message.Message):
     INTERNAL_TIME_MS_FIELD_NUMBER: _builtins.int
     DERIVED_FIELD_NUMBER: _builtins.int
     THREAD_KEYS_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     internal_time_ms: _builtins.int
     """0: the command's time."""
     derived: _builtins.bytes
     """A serialized mailraft.v1.Derived."""
+    deleted: _builtins.bool
+    """The flag Deleted, in all its memberships."""
     @_builtins.property
     def body(self) -> Global___NewBody: ...
     @_builtins.property
@@ -445,16 +694,416 @@ class AppendItem(_message.Message):
         internal_time_ms: _builtins.int = ...,
         derived: _builtins.bytes = ...,
         thread_keys: _abc.Iterable[_builtins.int] | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "body", b"body", "content", b"content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "body", b"body", "content", b"content", "derived", b"derived", "internal_time_ms", b"internal_time_ms", "keywords", b"keywords", "targets", b"targets", "thread_keys", b"thread_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "body", b"body", "content", b"content", "deleted", b"deleted", "derived", b"derived", "internal_time_ms", b"internal_time_ms", "keywords", b"keywords", "targets", b"targets", "thread_keys", b"thread_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["body", "blob"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___AppendItem: _TypeAlias = AppendItem  # noqa: Y015
+
+@_typing.final
+class Selection(_message.Message):
+    """Which messages a command is about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    UIDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """At most 1,000, each once. Not with `uids`."""
+
+    @_builtins.property
+    def uids(self) -> Global___UidSelection: ...
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[_builtins.int] | None = ...,
+        uids: Global___UidSelection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["uids", b"uids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "uids", b"uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Selection: _TypeAlias = Selection  # noqa: Y015
+
+@_typing.final
+class UidSelection(_message.Message):
+    """UIDs of one mailbox, which must have this UIDVALIDITY."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    UID_VALIDITY_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    mailbox: _builtins.int
+    uid_validity: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pairs first, last: inclusive, ascending, not overlapping; at most 1,000 pairs. The first
+        1,000 messages in them are meant.
+        """
+
+    def __init__(
+        self,
+        *,
+        mailbox: _builtins.int = ...,
+        uid_validity: _builtins.int = ...,
+        ranges: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mailbox", b"mailbox", "ranges", b"ranges", "uid_validity", b"uid_validity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UidSelection: _TypeAlias = UidSelection  # noqa: Y015
+
+@_typing.final
+class ModifyKeywords(_message.Message):
+    """STORE (RFC 9051 section 6.4.6) with UNCHANGEDSINCE (RFC 7162 section 3.1.3)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    UNCHANGED_SINCE_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    replace: _builtins.bool
+    """The keywords shall be exactly these; not with add or remove."""
+    unchanged_since: _builtins.int
+    deleted: _builtins.bool
+    """With UIDs only: the flag Deleted in that mailbox."""
+    @_builtins.property
+    def messages(self) -> Global___Selection: ...
+    @_builtins.property
+    def add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: Global___Selection | None = ...,
+        add: _abc.Iterable[_builtins.str] | None = ...,
+        remove: _abc.Iterable[_builtins.str] | None = ...,
+        replace: _builtins.bool = ...,
+        keywords: _abc.Iterable[_builtins.str] | None = ...,
+        unchanged_since: _builtins.int | None = ...,
+        deleted: _builtins.bool | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deleted", b"_deleted", "_unchanged_since", b"_unchanged_since", "deleted", b"deleted", "if_in_state", b"if_in_state", "messages", b"messages", "unchanged_since", b"unchanged_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deleted", b"_deleted", "_unchanged_since", b"_unchanged_since", "account_id", b"account_id", "add", b"add", "deleted", b"deleted", "if_in_state", b"if_in_state", "keywords", b"keywords", "messages", b"messages", "remove", b"remove", "replace", b"replace", "unchanged_since", b"unchanged_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deleted: _TypeAlias = _typing.Literal["deleted"]  # noqa: Y015
+    _WhichOneofArgType__deleted: _TypeAlias = _typing.Literal["_deleted", b"_deleted"]  # noqa: Y015
+    _WhichOneofReturnType__unchanged_since: _TypeAlias = _typing.Literal["unchanged_since"]  # noqa: Y015
+    _WhichOneofArgType__unchanged_since: _TypeAlias = _typing.Literal["_unchanged_since", b"_unchanged_since"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deleted) -> _WhichOneofReturnType__deleted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unchanged_since) -> _WhichOneofReturnType__unchanged_since | None: ...
+
+Global___ModifyKeywords: _TypeAlias = ModifyKeywords  # noqa: Y015
+
+@_typing.final
+class UpdateMemberships(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_SINCE_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    unchanged_since: _builtins.int
+    @_builtins.property
+    def messages(self) -> Global___Selection: ...
+    @_builtins.property
+    def add(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]: ...
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeletedMark]: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: Global___Selection | None = ...,
+        add: _abc.Iterable[Global___Target] | None = ...,
+        remove: _abc.Iterable[_builtins.int] | None = ...,
+        deleted: _abc.Iterable[Global___DeletedMark] | None = ...,
+        unchanged_since: _builtins.int | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unchanged_since", b"_unchanged_since", "if_in_state", b"if_in_state", "messages", b"messages", "unchanged_since", b"unchanged_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unchanged_since", b"_unchanged_since", "account_id", b"account_id", "add", b"add", "deleted", b"deleted", "if_in_state", b"if_in_state", "messages", b"messages", "remove", b"remove", "unchanged_since", b"unchanged_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__unchanged_since: _TypeAlias = _typing.Literal["unchanged_since"]  # noqa: Y015
+    _WhichOneofArgType__unchanged_since: _TypeAlias = _typing.Literal["_unchanged_since", b"_unchanged_since"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unchanged_since) -> _WhichOneofReturnType__unchanged_since | None: ...
+
+Global___UpdateMemberships: _TypeAlias = UpdateMemberships  # noqa: Y015
+
+@_typing.final
+class DeletedMark(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    mailbox: _builtins.int
+    deleted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        mailbox: _builtins.int = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "mailbox", b"mailbox"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletedMark: _TypeAlias = DeletedMark  # noqa: Y015
+
+@_typing.final
+class MoveMessages(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    source: _builtins.int
+    """By number: the mailbox to take them out of."""
+    @_builtins.property
+    def messages(self) -> Global___Selection: ...
+    @_builtins.property
+    def target(self) -> Global___Target: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: Global___Selection | None = ...,
+        source: _builtins.int = ...,
+        target: Global___Target | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "messages", b"messages", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "if_in_state", b"if_in_state", "messages", b"messages", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveMessages: _TypeAlias = MoveMessages  # noqa: Y015
+
+@_typing.final
+class CopyMessages(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    duplicate: _builtins.bool
+    """A new message each, of the same bytes; else one membership more."""
+    @_builtins.property
+    def messages(self) -> Global___Selection: ...
+    @_builtins.property
+    def target(self) -> Global___Target: ...
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: Global___Selection | None = ...,
+        target: Global___Target | None = ...,
+        duplicate: _builtins.bool = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "messages", b"messages", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "duplicate", b"duplicate", "if_in_state", b"if_in_state", "messages", b"messages", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyMessages: _TypeAlias = CopyMessages  # noqa: Y015
+
+@_typing.final
+class ExpungeMessages(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    ONLY_DELETED_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    only_deleted: _builtins.bool
+    @_builtins.property
+    def messages(self) -> Global___Selection:
+        """By number: from all mailboxes. By UID: from that one."""
+
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: Global___Selection | None = ...,
+        only_deleted: _builtins.bool = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "messages", b"messages"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "if_in_state", b"if_in_state", "messages", b"messages", "only_deleted", b"only_deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpungeMessages: _TypeAlias = ExpungeMessages  # noqa: Y015
+
+@_typing.final
+class UndeleteMessages(_message.Message):
+    """By number, or what was expunged since a time, newest first, at most 1,000."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    IF_IN_STATE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def since(self) -> Global___ExpungedSince: ...
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """Absent: where they were, or the inbox."""
+
+    @_builtins.property
+    def if_in_state(self) -> Global___AccountState: ...
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        messages: _abc.Iterable[_builtins.int] | None = ...,
+        since: Global___ExpungedSince | None = ...,
+        target: Global___Target | None = ...,
+        if_in_state: Global___AccountState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["if_in_state", b"if_in_state", "since", b"since", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "if_in_state", b"if_in_state", "messages", b"messages", "since", b"since", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteMessages: _TypeAlias = UndeleteMessages  # noqa: Y015
+
+@_typing.final
+class ExpungedSince(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    mailbox: _builtins.int
+    """0: from any mailbox."""
+    from_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        mailbox: _builtins.int = ...,
+        from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "mailbox", b"mailbox"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpungedSince: _TypeAlias = ExpungedSince  # noqa: Y015
+
+@_typing.final
+class DoChore(_message.Message):
+    """One bounded step of work that is due (mailraft.node.mailstore.chores), named as its row is.
+    One that is not due any more only removes its row.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DUE_MS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    kind: Global___ChoreKind.ValueType
+    due_ms: _builtins.int
+    number: _builtins.int
+    """Of a mailbox; else 0."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        kind: Global___ChoreKind.ValueType = ...,
+        due_ms: _builtins.int = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "due_ms", b"due_ms", "kind", b"kind", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DoChore: _TypeAlias = DoChore  # noqa: Y015
+
+@_typing.final
+class CollectBodies(_message.Message):
+    """Removes bodies that nothing has referred to for their grace time, at most 1,000."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectBodies: _TypeAlias = CollectBodies  # noqa: Y015
 
 @_typing.final
 class ReadBarrier(_message.Message):
@@ -486,6 +1135,12 @@ class Reply(_message.Message):
     DELIVER_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
     BARRIER_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    MAPPED_FIELD_NUMBER: _builtins.int
+    EXPUNGED_FIELD_NUMBER: _builtins.int
+    UNDELETED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    CHORE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     @_builtins.property
@@ -501,6 +1156,18 @@ class Reply(_message.Message):
     @_builtins.property
     def barrier(self) -> Global___BarrierReply: ...
     @_builtins.property
+    def changed(self) -> Global___ChangeOutcome: ...
+    @_builtins.property
+    def mapped(self) -> Global___MapOutcome: ...
+    @_builtins.property
+    def expunged(self) -> Global___ExpungeOutcome: ...
+    @_builtins.property
+    def undeleted(self) -> Global___UndeleteOutcome: ...
+    @_builtins.property
+    def deleted(self) -> Global___DeleteOutcome: ...
+    @_builtins.property
+    def chore(self) -> Global___ChoreOutcome: ...
+    @_builtins.property
     def state(self) -> Global___AccountState:
         """Account state after the command, for account-scoped commands."""
 
@@ -514,13 +1181,19 @@ class Reply(_message.Message):
         deliver: Global___DeliverReply | None = ...,
         append: Global___AppendOutcome | None = ...,
         barrier: Global___BarrierReply | None = ...,
+        changed: Global___ChangeOutcome | None = ...,
+        mapped: Global___MapOutcome | None = ...,
+        expunged: Global___ExpungeOutcome | None = ...,
+        undeleted: Global___UndeleteOutcome | None = ...,
+        deleted: Global___DeleteOutcome | None = ...,
+        chore: Global___ChoreOutcome | None = ...,
         state: Global___AccountState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "deliver", b"deliver", "mailbox", b"mailbox", "outcome", b"outcome", "refusal", b"refusal", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "deliver", b"deliver", "format", b"format", "mailbox", b"mailbox", "outcome", b"outcome", "refusal", b"refusal", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "format", b"format", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["refusal", "account", "mailbox", "deliver", "append", "barrier"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["refusal", "account", "mailbox", "deliver", "append", "barrier", "changed", "mapped", "expunged", "undeleted", "deleted", "chore"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -696,19 +1369,28 @@ class StoredMembership(_message.Message):
     MAILBOX_FIELD_NUMBER: _builtins.int
     UID_VALIDITY_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    SAVED_MS_FIELD_NUMBER: _builtins.int
+    MODSEQ_FIELD_NUMBER: _builtins.int
     mailbox: _builtins.int
     uid_validity: _builtins.int
     uid: _builtins.int
+    deleted: _builtins.bool
+    saved_ms: _builtins.int
+    modseq: _builtins.int
     def __init__(
         self,
         *,
         mailbox: _builtins.int = ...,
         uid_validity: _builtins.int = ...,
         uid: _builtins.int = ...,
+        deleted: _builtins.bool = ...,
+        saved_ms: _builtins.int = ...,
+        modseq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mailbox", b"mailbox", "uid", b"uid", "uid_validity", b"uid_validity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "mailbox", b"mailbox", "modseq", b"modseq", "saved_ms", b"saved_ms", "uid", b"uid", "uid_validity", b"uid_validity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,3 +1415,277 @@ class AppendOutcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendOutcome: _TypeAlias = AppendOutcome  # noqa: Y015
+
+@_typing.final
+class ChangeOutcome(_message.Message):
+    """Of ModifyKeywords and UpdateMemberships."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    MODIFIED_FIELD_NUMBER: _builtins.int
+    NOT_FOUND_FIELD_NUMBER: _builtins.int
+    RESUME_UID_FIELD_NUMBER: _builtins.int
+    resume_uid: _builtins.int
+    """By UID: the first that was not reached; 0: all were."""
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangedMessage]:
+        """Those that met the condition, as they are now."""
+
+    @_builtins.property
+    def modified(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModifiedMessage]:
+        """Those that did not."""
+
+    @_builtins.property
+    def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        changed: _abc.Iterable[Global___ChangedMessage] | None = ...,
+        modified: _abc.Iterable[Global___ModifiedMessage] | None = ...,
+        not_found: _abc.Iterable[_builtins.int] | None = ...,
+        resume_uid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "modified", b"modified", "not_found", b"not_found", "resume_uid", b"resume_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeOutcome: _TypeAlias = ChangeOutcome  # noqa: Y015
+
+@_typing.final
+class ChangedMessage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MODSEQ_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    MEMBERSHIPS_FIELD_NUMBER: _builtins.int
+    message: _builtins.int
+    modseq: _builtins.int
+    """By UID: of the membership."""
+    uid: _builtins.int
+    """By UID: that it was selected by."""
+    deleted: _builtins.bool
+    @_builtins.property
+    def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of ModifyKeywords: its keywords, and by UID the flag Deleted."""
+
+    @_builtins.property
+    def memberships(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredMembership]:
+        """Of UpdateMemberships: all it has."""
+
+    def __init__(
+        self,
+        *,
+        message: _builtins.int = ...,
+        modseq: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        keywords: _abc.Iterable[_builtins.str] | None = ...,
+        deleted: _builtins.bool = ...,
+        memberships: _abc.Iterable[Global___StoredMembership] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "keywords", b"keywords", "memberships", b"memberships", "message", b"message", "modseq", b"modseq", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangedMessage: _TypeAlias = ChangedMessage  # noqa: Y015
+
+@_typing.final
+class ModifiedMessage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    message: _builtins.int
+    uid: _builtins.int
+    def __init__(
+        self,
+        *,
+        message: _builtins.int = ...,
+        uid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModifiedMessage: _TypeAlias = ModifiedMessage  # noqa: Y015
+
+@_typing.final
+class MapOutcome(_message.Message):
+    """Of MoveMessages and CopyMessages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAPPED_FIELD_NUMBER: _builtins.int
+    NOT_FOUND_FIELD_NUMBER: _builtins.int
+    RESUME_UID_FIELD_NUMBER: _builtins.int
+    resume_uid: _builtins.int
+    @_builtins.property
+    def mapped(self) -> _containers.RepeatedCompositeFieldContainer[Global___MappedMessage]: ...
+    @_builtins.property
+    def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        mapped: _abc.Iterable[Global___MappedMessage] | None = ...,
+        not_found: _abc.Iterable[_builtins.int] | None = ...,
+        resume_uid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mapped", b"mapped", "not_found", b"not_found", "resume_uid", b"resume_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapOutcome: _TypeAlias = MapOutcome  # noqa: Y015
+
+@_typing.final
+class MappedMessage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SOURCE_UID_FIELD_NUMBER: _builtins.int
+    MAILBOX_FIELD_NUMBER: _builtins.int
+    UID_VALIDITY_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    NEW_MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.int
+    source_uid: _builtins.int
+    """0: no source mailbox was named."""
+    mailbox: _builtins.int
+    uid_validity: _builtins.int
+    uid: _builtins.int
+    new_message: _builtins.int
+    """Of a duplicate."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.int = ...,
+        source_uid: _builtins.int = ...,
+        mailbox: _builtins.int = ...,
+        uid_validity: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        new_message: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mailbox", b"mailbox", "message", b"message", "new_message", b"new_message", "source_uid", b"source_uid", "uid", b"uid", "uid_validity", b"uid_validity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MappedMessage: _TypeAlias = MappedMessage  # noqa: Y015
+
+@_typing.final
+class ExpungeOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    VANISHED_FIELD_NUMBER: _builtins.int
+    HIGHEST_MODSEQ_FIELD_NUMBER: _builtins.int
+    NOT_FOUND_FIELD_NUMBER: _builtins.int
+    RESUME_UID_FIELD_NUMBER: _builtins.int
+    highest_modseq: _builtins.int
+    resume_uid: _builtins.int
+    @_builtins.property
+    def destroyed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """In no mailbox any more."""
+
+    @_builtins.property
+    def vanished(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By UID: gone from that mailbox, as pairs first, last."""
+
+    @_builtins.property
+    def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        destroyed: _abc.Iterable[_builtins.int] | None = ...,
+        vanished: _abc.Iterable[_builtins.int] | None = ...,
+        highest_modseq: _builtins.int = ...,
+        not_found: _abc.Iterable[_builtins.int] | None = ...,
+        resume_uid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "highest_modseq", b"highest_modseq", "not_found", b"not_found", "resume_uid", b"resume_uid", "vanished", b"vanished"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpungeOutcome: _TypeAlias = ExpungeOutcome  # noqa: Y015
+
+@_typing.final
+class UndeleteOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    NOT_FOUND_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """More match `since`."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.MessageRecord]:
+        """As they are now, without `derived` and `thread_keys`."""
+
+    @_builtins.property
+    def not_found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[_record_pb2.MessageRecord] | None = ...,
+        not_found: _abc.Iterable[_builtins.int] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "more", b"more", "not_found", b"not_found"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteOutcome: _TypeAlias = UndeleteOutcome  # noqa: Y015
+
+@_typing.final
+class DeleteOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOutcome: _TypeAlias = DeleteOutcome  # noqa: Y015
+
+@_typing.final
+class ChoreOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Messages, changes or bodies that were dealt with."""
+    more: _builtins.bool
+    """Something is left to do now."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoreOutcome: _TypeAlias = ChoreOutcome  # noqa: Y015

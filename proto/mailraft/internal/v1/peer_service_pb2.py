@@ -23,15 +23,16 @@ _sym_db = _symbol_database.Default()
 
 
 from mailraft.internal.v1 import raft_pb2 as mailraft_dot_internal_dot_v1_dot_raft__pb2
+from mailraft.internal.v1 import snapshot_pb2 as mailraft_dot_internal_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mailraft/internal/v1/peer_service.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto2j\n\x0bPeerService\x12[\n\x08\x45xchange\x12%.mailraft.internal.v1.ExchangeRequest\x1a&.mailraft.internal.v1.ExchangeResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mailraft/internal/v1/peer_service.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto\x1a#mailraft/internal/v1/snapshot.proto2\xde\x01\n\x0bPeerService\x12[\n\x08\x45xchange\x12%.mailraft.internal.v1.ExchangeRequest\x1a&.mailraft.internal.v1.ExchangeResponse(\x01\x12r\n\x0fInstallSnapshot\x12,.mailraft.internal.v1.InstallSnapshotRequest\x1a-.mailraft.internal.v1.InstallSnapshotResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mailraft.internal.v1.peer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERSERVICE']._serialized_start=98
-  _globals['_PEERSERVICE']._serialized_end=204
+  _globals['_PEERSERVICE']._serialized_start=136
+  _globals['_PEERSERVICE']._serialized_end=358
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from mailraft.internal.v1 import raft_pb2 as mailraft_dot_internal_dot_v1_dot_raft__pb2
+from mailraft.internal.v1 import snapshot_pb2 as mailraft_dot_internal_dot_v1_dot_snapshot__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -40,6 +41,11 @@ class PeerServiceStub:
                 request_serializer=mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeRequest.SerializeToString,
                 response_deserializer=mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeResponse.FromString,
                 _registered_method=True)
+        self.InstallSnapshot = channel.stream_stream(
+                '/mailraft.internal.v1.PeerService/InstallSnapshot',
+                request_serializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.SerializeToString,
+                response_deserializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServiceServicer:
@@ -53,6 +59,14 @@ class PeerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InstallSnapshot(self, request_iterator, context):
+        """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
+        On a connection of its own, so that votes and heartbeats never wait behind it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +74,11 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeRequest.FromString,
                     response_serializer=mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeResponse.SerializeToString,
+            ),
+            'InstallSnapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.InstallSnapshot,
+                    request_deserializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.FromString,
+                    response_serializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +109,33 @@ class PeerService:
             '/mailraft.internal.v1.PeerService/Exchange',
             mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeRequest.SerializeToString,
             mailraft_dot_internal_dot_v1_dot_raft__pb2.ExchangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mailraft.internal.v1.PeerService/InstallSnapshot',
+            mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.SerializeToString,
+            mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

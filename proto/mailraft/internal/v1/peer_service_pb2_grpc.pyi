@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from mailraft.internal.v1 import raft_pb2 as _raft_pb2
+from mailraft.internal.v1 import snapshot_pb2 as _snapshot_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -35,6 +36,10 @@ class PeerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PeerServiceAsyncStub: ...
     Exchange: _grpc.StreamUnaryMultiCallable[_raft_pb2.ExchangeRequest, _raft_pb2.ExchangeResponse]
     """A stream of Raft frames from one node to another; see Hello for who may open it."""
+    InstallSnapshot: _grpc.StreamStreamMultiCallable[_snapshot_pb2.InstallSnapshotRequest, _snapshot_pb2.InstallSnapshotResponse]
+    """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
+    On a connection of its own, so that votes and heartbeats never wait behind it.
+    """
 
 @_typing.type_check_only
 class PeerServiceAsyncStub(PeerServiceStub):
@@ -43,6 +48,10 @@ class PeerServiceAsyncStub(PeerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Exchange: _aio.StreamUnaryMultiCallable[_raft_pb2.ExchangeRequest, _raft_pb2.ExchangeResponse]  # type: ignore[assignment]
     """A stream of Raft frames from one node to another; see Hello for who may open it."""
+    InstallSnapshot: _aio.StreamStreamMultiCallable[_snapshot_pb2.InstallSnapshotRequest, _snapshot_pb2.InstallSnapshotResponse]  # type: ignore[assignment]
+    """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
+    On a connection of its own, so that votes and heartbeats never wait behind it.
+    """
 
 class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Node to node. Only members of the same cluster may call it."""
@@ -54,5 +63,15 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.ExchangeResponse, _abc.Awaitable[_raft_pb2.ExchangeResponse]]:
         """A stream of Raft frames from one node to another; see Hello for who may open it."""
+
+    @_abc_1.abstractmethod
+    def InstallSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[_snapshot_pb2.InstallSnapshotRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_pb2.InstallSnapshotResponse], _abc.AsyncIterator[_snapshot_pb2.InstallSnapshotResponse]]:
+        """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
+        On a connection of its own, so that votes and heartbeats never wait behind it.
+        """
 
 def add_PeerServiceServicer_to_server(servicer: PeerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

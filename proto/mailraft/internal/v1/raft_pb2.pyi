@@ -238,6 +238,8 @@ class Envelope(_message.Message):
     READ_INDEX_REPLY_FIELD_NUMBER: _builtins.int
     CONFIRM_LEADER_FIELD_NUMBER: _builtins.int
     CONFIRM_REPLY_FIELD_NUMBER: _builtins.int
+    RECALL_REQUEST_FIELD_NUMBER: _builtins.int
+    RECALL_REPLY_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     from_replica: _builtins.int
     to_replica: _builtins.int
@@ -262,6 +264,10 @@ class Envelope(_message.Message):
     def confirm_leader(self) -> Global___ConfirmLeader: ...
     @_builtins.property
     def confirm_reply(self) -> Global___ConfirmReply: ...
+    @_builtins.property
+    def recall_request(self) -> Global___RecallRequest: ...
+    @_builtins.property
+    def recall_reply(self) -> Global___RecallReply: ...
     def __init__(
         self,
         *,
@@ -279,12 +285,14 @@ class Envelope(_message.Message):
         read_index_reply: Global___ReadIndexReply | None = ...,
         confirm_leader: Global___ConfirmLeader | None = ...,
         confirm_reply: Global___ConfirmReply | None = ...,
+        recall_request: Global___RecallRequest | None = ...,
+        recall_reply: Global___RecallReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "recall_reply", b"recall_reply", "recall_request", b"recall_request", "request_vote", b"request_vote", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "from_replica", b"from_replica", "group", b"group", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "request_vote", b"request_vote", "term", b"term", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "to_replica", b"to_replica", "vote_reply", b"vote_reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "append_reply", b"append_reply", "body", b"body", "confirm_leader", b"confirm_leader", "confirm_reply", b"confirm_reply", "from_replica", b"from_replica", "group", b"group", "read_index_reply", b"read_index_reply", "read_index_request", b"read_index_request", "recall_reply", b"recall_reply", "recall_request", b"recall_request", "request_vote", b"request_vote", "term", b"term", "term_notice", b"term_notice", "timeout_now", b"timeout_now", "to_replica", b"to_replica", "vote_reply", b"vote_reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_reply", "append_entries", "append_reply", "term_notice", "timeout_now", "read_index_request", "read_index_reply", "confirm_leader", "confirm_reply"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_reply", "append_entries", "append_reply", "term_notice", "timeout_now", "read_index_request", "read_index_reply", "confirm_leader", "confirm_reply", "recall_request", "recall_reply"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -385,6 +393,7 @@ class AppendReply(_message.Message):
     MATCH_INDEX_FIELD_NUMBER: _builtins.int
     RETRY_INDEX_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
+    AMNESIC_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     match_index: _builtins.int
     """success: the last index that the answered message proves to match, durable."""
@@ -392,6 +401,8 @@ class AppendReply(_message.Message):
     """no success: where the leader should try next (Raft section 5.3, last paragraphs)."""
     commit_index: _builtins.int
     """The follower's commit index, so that the leader knows when it can fall silent."""
+    amnesic: _builtins.bool
+    """Not to be counted: the sender may have forgotten what it said before (RecallRequest)."""
     def __init__(
         self,
         *,
@@ -399,14 +410,75 @@ class AppendReply(_message.Message):
         match_index: _builtins.int = ...,
         retry_index: _builtins.int = ...,
         commit_index: _builtins.int = ...,
+        amnesic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "match_index", b"match_index", "retry_index", b"retry_index", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "commit_index", b"commit_index", "match_index", b"match_index", "retry_index", b"retry_index", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendReply: _TypeAlias = AppendReply  # noqa: Y015
+
+@_typing.final
+class RecallRequest(_message.Message):
+    """A voter that began with an empty disk asks every other voter what they know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    """Never the same in two lives of it."""
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallRequest: _TypeAlias = RecallRequest  # noqa: Y015
+
+@_typing.final
+class RecallReply(_message.Message):
+    """Sent once the sender's term (the envelope's) is on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    LEADING_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
+    AMNESIC_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_VERSION_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    leading: _builtins.bool
+    last_index: _builtins.int
+    """Where the sender's log ends; `empty` when nothing was ever in it."""
+    empty: _builtins.bool
+    amnesic: _builtins.bool
+    """The sender may have forgotten, too."""
+    configuration_version: _builtins.int
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        leading: _builtins.bool = ...,
+        last_index: _builtins.int = ...,
+        empty: _builtins.bool = ...,
+        amnesic: _builtins.bool = ...,
+        configuration_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "configuration_version", b"configuration_version", "empty", b"empty", "last_index", b"last_index", "leading", b"leading", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallReply: _TypeAlias = RecallReply  # noqa: Y015
 
 @_typing.final
 class TermNotice(_message.Message):
@@ -572,17 +644,21 @@ class LedGroup(_message.Message):
 
     GROUP_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     term: _builtins.int
+    replica: _builtins.int
+    """The replica that leads it."""
     def __init__(
         self,
         *,
         group: _builtins.int = ...,
         term: _builtins.int = ...,
+        replica: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "replica", b"replica", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -167,6 +167,8 @@ class GroupRecord(_message.Message):
     BASE_TERM_FIELD_NUMBER: _builtins.int
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    BURNT_GENERATION_FIELD_NUMBER: _builtins.int
+    AMNESIC_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     replica: _builtins.int
     base_index: _builtins.int
@@ -174,6 +176,14 @@ class GroupRecord(_message.Message):
     base_term: _builtins.int
     generation: _builtins.int
     """Which generation of state keys is live."""
+    burnt_generation: _builtins.int
+    """The highest generation number ever given, to a snapshot that never came to life too:
+    it is never given again, since rows of a failed try may lie under it. 0: as generation.
+    """
+    amnesic: _builtins.bool
+    """It began with nothing on its disk, and cannot tell whether it ever voted or acknowledged:
+    until it can (docs/consensus.md, "A voter that may have forgotten") it does neither.
+    """
     @_builtins.property
     def configuration(self) -> _raft_pb2.Configuration:
         """In force at base_index."""
@@ -187,10 +197,12 @@ class GroupRecord(_message.Message):
         base_term: _builtins.int = ...,
         configuration: _raft_pb2.Configuration | None = ...,
         generation: _builtins.int = ...,
+        burnt_generation: _builtins.int = ...,
+        amnesic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_index", b"base_index", "base_term", b"base_term", "configuration", b"configuration", "format", b"format", "generation", b"generation", "replica", b"replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "base_index", b"base_index", "base_term", b"base_term", "burnt_generation", b"burnt_generation", "configuration", b"configuration", "format", b"format", "generation", b"generation", "replica", b"replica"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +258,12 @@ class AccountRecord(_message.Message):
     MAILBOX_COUNT_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     OBJECT_MODSEQ_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    TRIMMED_MODSEQ_FIELD_NUMBER: _builtins.int
+    TRIM_DUE_MS_FIELD_NUMBER: _builtins.int
+    DOOMED_MAILBOXES_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_MESSAGES_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     restore_epoch: _builtins.int
     """Orders the lives of one account name: (restore epoch, log index of the creation)."""
@@ -266,6 +284,17 @@ class AccountRecord(_message.Message):
     mailbox_count: _builtins.int
     object_modseq: _builtins.int
     """MODSEQ of the last change of quota or attributes: what the etag stands for."""
+    undelete_window_ms: _builtins.int
+    """How long expunged messages can be undeleted, where their mailbox does not say. 0: the default."""
+    trimmed_modseq: _builtins.int
+    """Changes up to this MODSEQ are told no more (STATE_TOO_OLD)."""
+    trim_due_ms: _builtins.int
+    """When the trimming of changes is due; 0: no change is held."""
+    doomed_mailboxes: _builtins.int
+    """Deleted mailboxes whose messages are not all removed yet."""
+    kept_bytes: _builtins.int
+    """Expunged messages that can be undeleted: not in used_bytes and used_messages."""
+    kept_messages: _builtins.int
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
         """Sorted by key, unique."""
@@ -288,14 +317,63 @@ class AccountRecord(_message.Message):
         mailbox_count: _builtins.int = ...,
         attributes: _abc.Iterable[Global___Attribute] | None = ...,
         object_modseq: _builtins.int = ...,
+        undelete_window_ms: _builtins.int = ...,
+        trimmed_modseq: _builtins.int = ...,
+        trim_due_ms: _builtins.int = ...,
+        doomed_mailboxes: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        kept_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_ms", b"created_ms", "creation_index", b"creation_index", "format", b"format", "last_uid_validity", b"last_uid_validity", "mailbox_count", b"mailbox_count", "modseq", b"modseq", "next_mailbox", b"next_mailbox", "next_message", b"next_message", "object_modseq", b"object_modseq", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "restore_epoch", b"restore_epoch", "used_bytes", b"used_bytes", "used_messages", b"used_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_ms", b"created_ms", "creation_index", b"creation_index", "doomed_mailboxes", b"doomed_mailboxes", "format", b"format", "kept_bytes", b"kept_bytes", "kept_messages", b"kept_messages", "last_uid_validity", b"last_uid_validity", "mailbox_count", b"mailbox_count", "modseq", b"modseq", "next_mailbox", b"next_mailbox", "next_message", b"next_message", "object_modseq", b"object_modseq", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "restore_epoch", b"restore_epoch", "trim_due_ms", b"trim_due_ms", "trimmed_modseq", b"trimmed_modseq", "undelete_window_ms", b"undelete_window_ms", "used_bytes", b"used_bytes", "used_messages", b"used_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AccountRecord: _TypeAlias = AccountRecord  # noqa: Y015
+
+@_typing.final
+class AccountTombstone(_message.Message):
+    """The last state of an account that was deleted: what a later account of its name begins above."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    RESTORE_EPOCH_FIELD_NUMBER: _builtins.int
+    CREATION_INDEX_FIELD_NUMBER: _builtins.int
+    MODSEQ_FIELD_NUMBER: _builtins.int
+    LAST_UID_VALIDITY_FIELD_NUMBER: _builtins.int
+    NEXT_MESSAGE_FIELD_NUMBER: _builtins.int
+    DELETED_MS_FIELD_NUMBER: _builtins.int
+    CLEARING_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    restore_epoch: _builtins.int
+    creation_index: _builtins.int
+    modseq: _builtins.int
+    last_uid_validity: _builtins.int
+    next_message: _builtins.int
+    deleted_ms: _builtins.int
+    clearing: _builtins.bool
+    """Its messages are not all removed yet: no account of its name until then."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        restore_epoch: _builtins.int = ...,
+        creation_index: _builtins.int = ...,
+        modseq: _builtins.int = ...,
+        last_uid_validity: _builtins.int = ...,
+        next_message: _builtins.int = ...,
+        deleted_ms: _builtins.int = ...,
+        clearing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clearing", b"clearing", "creation_index", b"creation_index", "deleted_ms", b"deleted_ms", "format", b"format", "last_uid_validity", b"last_uid_validity", "modseq", b"modseq", "next_message", b"next_message", "restore_epoch", b"restore_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountTombstone: _TypeAlias = AccountTombstone  # noqa: Y015
 
 @_typing.final
 class Attribute(_message.Message):
@@ -428,6 +506,8 @@ class MailboxRecord(_message.Message):
     DELETED_MESSAGES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    RETENTION_DUE_MS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     mailbox: _builtins.int
     parent: _builtins.int
@@ -448,10 +528,14 @@ class MailboxRecord(_message.Message):
     unseen_messages: _builtins.int
     deleted_messages: _builtins.int
     size_bytes: _builtins.int
+    retention_due_ms: _builtins.int
+    """When the rule is applied next; 0: it has none that removes anything."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
         """Sorted by key, unique."""
 
+    @_builtins.property
+    def retention(self) -> Global___RetentionRule: ...
     def __init__(
         self,
         *,
@@ -472,14 +556,109 @@ class MailboxRecord(_message.Message):
         deleted_messages: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         attributes: _abc.Iterable[Global___Attribute] | None = ...,
+        retention: Global___RetentionRule | None = ...,
+        retention_due_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_modseq", b"created_modseq", "deleted_messages", b"deleted_messages", "format", b"format", "highest_modseq", b"highest_modseq", "mailbox", b"mailbox", "name", b"name", "object_modseq", b"object_modseq", "parent", b"parent", "role", b"role", "size_bytes", b"size_bytes", "sort_order", b"sort_order", "subscribed", b"subscribed", "total_messages", b"total_messages", "uid_next", b"uid_next", "uid_validity", b"uid_validity", "unseen_messages", b"unseen_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "created_modseq", b"created_modseq", "deleted_messages", b"deleted_messages", "format", b"format", "highest_modseq", b"highest_modseq", "mailbox", b"mailbox", "name", b"name", "object_modseq", b"object_modseq", "parent", b"parent", "retention", b"retention", "retention_due_ms", b"retention_due_ms", "role", b"role", "size_bytes", b"size_bytes", "sort_order", b"sort_order", "subscribed", b"subscribed", "total_messages", b"total_messages", "uid_next", b"uid_next", "uid_validity", b"uid_validity", "unseen_messages", b"unseen_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MailboxRecord: _TypeAlias = MailboxRecord  # noqa: Y015
+
+@_typing.final
+class RetentionRule(_message.Message):
+    """How long messages stay in a mailbox, and how long they can be brought back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPUNGE_AFTER_MS_FIELD_NUMBER: _builtins.int
+    MESSAGES_MAX_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    expunge_after_ms: _builtins.int
+    """0: for ever."""
+    messages_max: _builtins.int
+    """0: any number. The oldest go first."""
+    undelete_window_ms: _builtins.int
+    """Absent: the account's. 0: not at all."""
+    def __init__(
+        self,
+        *,
+        expunge_after_ms: _builtins.int = ...,
+        messages_max: _builtins.int = ...,
+        undelete_window_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms", "expunge_after_ms", b"expunge_after_ms", "messages_max", b"messages_max", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__undelete_window_ms: _TypeAlias = _typing.Literal["undelete_window_ms"]  # noqa: Y015
+    _WhichOneofArgType__undelete_window_ms: _TypeAlias = _typing.Literal["_undelete_window_ms", b"_undelete_window_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__undelete_window_ms) -> _WhichOneofReturnType__undelete_window_ms | None: ...
+
+Global___RetentionRule: _TypeAlias = RetentionRule  # noqa: Y015
+
+@_typing.final
+class KeywordRecord(_message.Message):
+    """How many messages of a mailbox have a keyword."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    messages: _builtins.int
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        messages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeywordRecord: _TypeAlias = KeywordRecord  # noqa: Y015
+
+@_typing.final
+class ExpungedRecord(_message.Message):
+    """A message that was expunged, for as long as it can be undeleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    EXPUNGED_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    MODSEQ_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    expunged_ms: _builtins.int
+    expires_ms: _builtins.int
+    modseq: _builtins.int
+    """Of the change that expunged it."""
+    @_builtins.property
+    def message(self) -> Global___MessageRecord:
+        """As it was, with its last memberships. It still refers to its body and counts its thread keys."""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        message: Global___MessageRecord | None = ...,
+        expunged_ms: _builtins.int = ...,
+        expires_ms: _builtins.int = ...,
+        modseq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ms", b"expires_ms", "expunged_ms", b"expunged_ms", "format", b"format", "message", b"message", "modseq", b"modseq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpungedRecord: _TypeAlias = ExpungedRecord  # noqa: Y015
 
 @_typing.final
 class BodyPosition(_message.Message):
@@ -610,7 +789,7 @@ Global___MessageRecord: _TypeAlias = MessageRecord  # noqa: Y015
 
 @_typing.final
 class BlobRecord(_message.Message):
-    """A body that the shard holds: how many accounts' messages refer to it."""
+    """A body that the shard holds: how many accounts' messages refer to it, expunged ones included."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -619,11 +798,14 @@ class BlobRecord(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    FREE_MS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     references: _builtins.int
     size_bytes: _builtins.int
     stored_bytes: _builtins.int
     sha256: _builtins.bytes
+    free_ms: _builtins.int
+    """Nothing refers to it: when it may be collected, unless something does again by then."""
     def __init__(
         self,
         *,
@@ -632,10 +814,11 @@ class BlobRecord(_message.Message):
         size_bytes: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        free_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "references", b"references", "sha256", b"sha256", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "free_ms", b"free_ms", "references", b"references", "sha256", b"sha256", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -673,7 +856,10 @@ class ChangeRecord(_message.Message):
 
     FORMAT_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
+    time_ms: _builtins.int
+    """The shard's clock then."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectChange]: ...
     def __init__(
@@ -681,10 +867,11 @@ class ChangeRecord(_message.Message):
         *,
         format: _builtins.int = ...,
         changes: _abc.Iterable[Global___ObjectChange] | None = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "format", b"format"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "format", b"format", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,20 +884,24 @@ class ObjectChange(_message.Message):
     OBJECT_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    THREAD_FIELD_NUMBER: _builtins.int
     object: Global___ObjectKind.ValueType
     change: Global___ChangeKind.ValueType
     number: _builtins.int
     """Mailbox or message number."""
+    thread: _builtins.int
+    """Of a message that was created or destroyed: its thread."""
     def __init__(
         self,
         *,
         object: Global___ObjectKind.ValueType = ...,
         change: Global___ChangeKind.ValueType = ...,
         number: _builtins.int = ...,
+        thread: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "number", b"number", "object", b"object"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "number", b"number", "object", b"object", "thread", b"thread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
