@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mailraft.internal.v1 import command_pb2, record_pb2
 
-from . import messages, rules, shard_clock
-from .account_change import AccountChange, prefix_of
+from . import blobs, messages, rules, shard_clock
+from .account_change import AccountChange, open_account, prefix_of
+from .context import Context
 from .errors import Refused, bad_field, limit_reached
-from .messages import Content, Context
+from .messages import Content
 from .overlay import Overlay
 
 
@@ -24,7 +25,7 @@ def deliver(overlay: Overlay, context: Context, command: command_pb2.Command) ->
     if len(asked.recipients) > rules.RECIPIENTS_PER_DELIVERY_MAX:
         raise limit_reached("recipients", rules.RECIPIENTS_PER_DELIVERY_MAX)
     content = Content(
-        body=messages.new_body(context, asked.body),
+        body=blobs.new_body(context, asked.body),
         received_ms=asked.internal_time_ms or context.now_ms,
         derived=asked.derived,
         thread_keys=messages.unique_thread_keys(asked.thread_keys),
@@ -58,8 +59,8 @@ def _deliver_one(
         answer.MergeFromString(known.recipient_reply)
         return
     layer = overlay.child()
-    account = AccountChange(layer, prefix)
-    stored = messages.store(account, context, content, recipient.targets, recipient.keywords)
+    account = AccountChange(layer, context, prefix)
+    stored = messages.store(account, content, recipient.targets, recipient.keywords)
     answer.message.CopyFrom(stored)
     answer.state.CopyFrom(account.close())
     layer.commit()
@@ -78,9 +79,7 @@ def append(overlay: Overlay, context: Context, command: command_pb2.Append) -> c
         raise bad_field("messages: none")
     if len(command.items) > rules.MESSAGES_PER_COMMAND_MAX:
         raise limit_reached("messages", rules.MESSAGES_PER_COMMAND_MAX)
-    account = AccountChange(overlay, prefix_of(command.account_id))
-    if command.HasField("if_in_state"):
-        account.check_state(command.if_in_state)
+    account = open_account(overlay, context, command)
     reply = command_pb2.Reply(format=rules.FORMAT)
     reply.append.SetInParent()
     for item in command.items:
@@ -91,19 +90,17 @@ def append(overlay: Overlay, context: Context, command: command_pb2.Append) -> c
             thread_keys=messages.unique_thread_keys(item.thread_keys),
         )
         reply.append.messages.append(
-            messages.store(account, context, content, item.targets, item.keywords)
+            messages.store(account, content, item.targets, item.keywords, deleted=item.deleted)
         )
     reply.state.CopyFrom(account.close())
     return reply
 
 
-def _body_of(
-    account: AccountChange, context: Context, item: command_pb2.AppendItem
-) -> messages.Body:
+def _body_of(account: AccountChange, context: Context, item: command_pb2.AppendItem) -> blobs.Body:
     match item.WhichOneof("content"):
         case "body":
-            return messages.new_body(context, item.body)
+            return blobs.new_body(context, item.body)
         case "blob":
-            return messages.known_body(account, item.blob)
+            return blobs.known_body(account.overlay, account.prefix, item.blob)
         case _:
             raise bad_field("messages: one without content")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from google.protobuf.message import Message
+
 from mailraft.internal.v1 import command_pb2
 from mailraft.v1 import error_pb2
+
+REPLY_MAX_BYTES = 3 * 1024 * 1024  # of one command about messages that were there before
 
 
 class UnknownFormatError(Exception):
@@ -48,3 +52,9 @@ def limit_reached(name: str, maximum: int) -> Refused:
 
 def mailbox_not_found(message: str) -> Refused:
     return Refused(error_pb2.ERROR_REASON_MAILBOX_NOT_FOUND, message)
+
+
+def check_reply(outcome: Message) -> None:
+    """Refuses what would be too long an answer. Only keywords without end get there."""
+    if outcome.ByteSize() > REPLY_MAX_BYTES:
+        raise limit_reached("bytes of an answer: select fewer messages", REPLY_MAX_BYTES)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.interfaces import Applied, Entry, EntryKind, Proposal, View
 
-from . import accounts, additions, rules, shard_clock, threads
+from . import (
+    account_delete,
+    accounts,
+    additions,
+    blobs,
+    chore_steps,
+    expunge,
+    keywords,
+    mailbox_change,
+    moves,
+    rules,
+    shard_clock,
+    threads,
+    undelete,
+)
+from .context import Context
 from .errors import Refused, UnknownFormatError
-from .messages import Context
 from .overlay import Overlay
-
-_Handler = Callable[[Overlay, Context, command_pb2.Command], command_pb2.Reply]
 
 
 class MailStateMachine:
@@ -45,7 +58,7 @@ class MailStateMachine:
             command = proposal.command
             if not isinstance(command, command_pb2.Command):
                 raise TypeError(f"a proposal holds a Command, not {type(command).__name__}")
-            if command.WhichOneof("action") not in _HANDLERS:
+            if command.WhichOneof("action") not in _ACTIONS:
                 raise ValueError("a command says what to do")
             copy = batch.commands.add()
             copy.CopyFrom(command)
@@ -57,32 +70,58 @@ class MailStateMachine:
 
 
 def _run(overlay: Overlay, index: int, command: command_pb2.Command) -> command_pb2.Reply:
-    handler = _HANDLERS.get(command.WhichOneof("action") or "")
-    if handler is None:
-        raise UnknownFormatError(f"entry {index}: a command that this version does not know")
     now_ms = shard_clock.advance(overlay, command.time_ms)
     context = Context(index, now_ms, command.body_base, command.body_count)
     try:
-        shard_clock.check_request_id(command.request_id, now_ms)
-        return handler(overlay, context, command)
+        reply = _handle(overlay, context, command)
     except Refused as refused:
-        return command_pb2.Reply(format=rules.FORMAT, refusal=refused.to_refusal())
+        reply = command_pb2.Reply(format=rules.FORMAT, refusal=refused.to_refusal())
+    blobs.free_untaken(overlay, context)
+    return reply
 
 
-def _once(
-    overlay: Overlay,
-    command: command_pb2.Command,
-    account_id: str,
-    run: Callable[[Overlay], command_pb2.Reply],
-) -> command_pb2.Reply:
-    """Runs a command about one account all or nothing, and only the first time it is sent."""
-    account = rules.account_key(account_id)
-    known = shard_clock.recall(overlay, command.request_id, account, command.fingerprint)
-    if known is not None:
-        return _same_call(command, command_pb2.Reply.FromString(known.reply))
+def _handle(overlay: Overlay, context: Context, command: command_pb2.Command) -> command_pb2.Reply:
+    action = command.WhichOneof("action") or ""
+    if action not in _ACTIONS:
+        raise UnknownFormatError(
+            f"entry {context.entry_index}: a command that this version does not know"
+        )
+    shard_clock.check_request_id(command.request_id, context.now_ms)
+    match action:
+        case "deliver":
+            return additions.deliver(overlay, context, command)
+        case "read_barrier":  # that it was applied is the answer
+            return command_pb2.Reply(format=rules.FORMAT, barrier=command_pb2.BarrierReply())
+        case "do_chore":
+            return _whole(overlay, lambda layer: chore_steps.do(layer, context, command.do_chore))
+        case "collect_bodies":
+            return _whole(overlay, lambda layer: blobs.collect(layer, context))
+        case _:
+            return _once(overlay, context, command, action)
+
+
+def _whole(overlay: Overlay, run: Callable[[Overlay], command_pb2.Reply]) -> command_pb2.Reply:
+    """Runs all or nothing."""
     layer = overlay.child()
     reply = run(layer)
     layer.commit()
+    return reply
+
+
+def _once(
+    overlay: Overlay, context: Context, command: command_pb2.Command, action: str
+) -> command_pb2.Reply:
+    """Runs a command about one account all or nothing, and only the first time it is sent."""
+    outcome, run = _OF_ONE_ACCOUNT[action]
+    asked = getattr(command, action)
+    account = rules.account_key(asked.account_id)
+    known = shard_clock.recall(overlay, command.request_id, account, command.fingerprint)
+    if known is not None:
+        reply = command_pb2.Reply.FromString(known.reply)
+        if reply.WhichOneof("outcome") != outcome:
+            raise shard_clock.request_id_reused()
+        return reply
+    reply = _whole(overlay, lambda layer: run(layer, context, asked))
     if command.request_id:
         record = record_pb2.RequestRecord(
             format=rules.FORMAT, fingerprint=command.fingerprint, reply=reply.SerializeToString()
@@ -91,73 +130,20 @@ def _once(
     return reply
 
 
-def _same_call(command: command_pb2.Command, known: command_pb2.Reply) -> command_pb2.Reply:
-    if known.WhichOneof("outcome") != _OUTCOMES.get(command.WhichOneof("action") or ""):
-        raise shard_clock.request_id_reused()
-    return known
-
-
-def _create_account(
-    overlay: Overlay, context: Context, command: command_pb2.Command
-) -> command_pb2.Reply:
-    asked = command.create_account
-    return _once(
-        overlay,
-        command,
-        asked.account_id,
-        lambda layer: accounts.create_account(layer, context, asked),
-    )
-
-
-def _update_account(
-    overlay: Overlay, _context: Context, command: command_pb2.Command
-) -> command_pb2.Reply:
-    asked = command.update_account
-    return _once(
-        overlay,
-        command,
-        asked.account_id,
-        lambda layer: accounts.update_account(layer, asked),
-    )
-
-
-def _create_mailbox(
-    overlay: Overlay, context: Context, command: command_pb2.Command
-) -> command_pb2.Reply:
-    asked = command.create_mailbox
-    return _once(
-        overlay,
-        command,
-        asked.account_id,
-        lambda layer: accounts.create_mailbox(layer, context, asked),
-    )
-
-
-def _append(overlay: Overlay, context: Context, command: command_pb2.Command) -> command_pb2.Reply:
-    asked = command.append
-    return _once(
-        overlay, command, asked.account_id, lambda layer: additions.append(layer, context, asked)
-    )
-
-
-def _read_barrier(
-    _overlay: Overlay, _context: Context, _command: command_pb2.Command
-) -> command_pb2.Reply:
-    """Changes nothing: that it was applied is the answer."""
-    return command_pb2.Reply(format=rules.FORMAT, barrier=command_pb2.BarrierReply())
-
-
-_HANDLERS: dict[str, _Handler] = {
-    "create_account": _create_account,
-    "update_account": _update_account,
-    "create_mailbox": _create_mailbox,
-    "deliver": additions.deliver,
-    "append": _append,
-    "read_barrier": _read_barrier,
+# What each is called in a command: how its outcome is called in a reply, and who does it.
+_OF_ONE_ACCOUNT: dict[str, tuple[str, Callable[[Overlay, Context, Any], command_pb2.Reply]]] = {
+    "create_account": ("account", accounts.create_account),
+    "update_account": ("account", accounts.update_account),
+    "delete_account": ("deleted", account_delete.delete),
+    "create_mailbox": ("mailbox", accounts.create_mailbox),
+    "update_mailbox": ("mailbox", mailbox_change.update),
+    "delete_mailbox": ("deleted", mailbox_change.delete),
+    "append": ("append", additions.append),
+    "modify_keywords": ("changed", keywords.modify),
+    "update_memberships": ("changed", moves.update),
+    "move_messages": ("mapped", moves.move),
+    "copy_messages": ("mapped", moves.copy),
+    "expunge_messages": ("expunged", expunge.expunge),
+    "undelete_messages": ("undeleted", undelete.undelete),
 }
-_OUTCOMES = {
-    "create_account": "account",
-    "update_account": "account",
-    "create_mailbox": "mailbox",
-    "append": "append",
-}
+_ACTIONS = {*_OF_ONE_ACCOUNT, "deliver", "read_barrier", "do_chore", "collect_bodies"}

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from mailraft.node.interfaces import Delete, DeleteRange, Effect, Put, View
+from mailraft.node.interfaces import Delete, DeleteBody, DeleteRange, Effect, Put, View
 
 from . import rules
 
@@ -25,13 +25,14 @@ _BELOW = object()
 class Overlay:
     """Implements View. Not for use by two callers at once."""
 
-    __slots__ = ("_base", "_decoded", "_parent", "_ranges", "_writes")
+    __slots__ = ("_base", "_bodies", "_decoded", "_parent", "_ranges", "_writes")
 
     def __init__(self, base: View, parent: Overlay | None = None) -> None:
         self._base = base  # the shard's view: the same one all the way up
         self._parent = parent
         self._writes: dict[bytes, _Value] = {}
         self._ranges: list[DeleteRange] = []  # removed before _writes are made
+        self._bodies: list[DeleteBody] = []
         # Records of the view, decoded; of the outermost overlay only.
         self._decoded: dict[bytes, Message | None] = {} if parent is None else parent._decoded
 
@@ -74,9 +75,8 @@ class Overlay:
         """As View.scan. Writes made after the call are not seen."""
         below: View = self._parent if self._parent is not None else self._base
         changed: dict[bytes, bytes | None] = {}
-        for key in sorted(self._writes, reverse=reverse):
-            if start <= key < end:
-                changed[key] = _serialized(self._writes[key])
+        for key in sorted((key for key in self._writes if start <= key < end), reverse=reverse):
+            changed[key] = _serialized(self._writes[key])
         ranges = tuple(self._ranges)
         return _merged(below.scan(start, end, reverse=reverse), changed, ranges, reverse)
 
@@ -128,6 +128,10 @@ class Overlay:
             del self._writes[key]
         self._ranges.append(DeleteRange(start, end))
 
+    def delete_body(self, index: int, ordinal: int) -> None:
+        """Removes a body itself. Nothing of the state may name it any more."""
+        self._bodies.append(DeleteBody(index, ordinal))
+
     # ---- ending
 
     def child(self) -> Overlay:
@@ -140,9 +144,10 @@ class Overlay:
         for removed in self._ranges:
             parent.delete_range(removed.start, removed.end)
         parent._writes.update(self._writes)
+        parent._bodies += self._bodies
 
     def effects(self) -> tuple[Effect, ...]:
-        """Ranges in the order they were removed, then single keys in key order."""
+        """Ranges in the order they were removed, then single keys in key order, then bodies."""
         found: list[Effect] = list(self._ranges)
         writes = self._writes
         for key in sorted(writes):
@@ -153,7 +158,7 @@ class Overlay:
                 found.append(Delete(key))
             else:
                 found.append(Put(key, value.SerializeToString()))  # type: ignore[union-attr]
-        return tuple(found)
+        return (*found, *self._bodies)
 
     def _removes(self, key: bytes) -> bool:
         return any(removed.start <= key < removed.end for removed in self._ranges)

@@ -10,17 +10,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import View
 from mailraft.v1 import error_pb2
 
-from . import rules
+from . import rules, visible
 from .account_change import account_not_found, prefix_of, state_of
 from .errors import Refused, bad_field, mailbox_not_found
 
 ROWS_MAX = 1_000  # of one page of records
+KEYWORDS_TOLD_MAX = 1_000  # of one mailbox
 UIDS_MAX = 20_000  # rows that one call for UIDs walks: about 100 ms of a node's time
 
 
@@ -147,26 +149,27 @@ def mailboxes(
 
 
 def message(view: View, account_id: str, number: int) -> record_pb2.MessageRecord:
-    stored = view.get(keys.message_record(_existing(view, account_id), number))
-    if stored is None:
+    found, _ = messages(view, account_id, [number])
+    if not found:
         raise Refused(error_pb2.ERROR_REASON_MESSAGE_NOT_FOUND, "no such message")
-    return record_pb2.MessageRecord.FromString(stored)
+    return found[0]
 
 
 def messages(
     view: View, account_id: str, numbers: Sequence[int]
 ) -> tuple[list[record_pb2.MessageRecord], list[int]]:
     """The messages that exist, in the order asked, and the numbers that name none."""
-    prefix = _existing(view, account_id)
+    prefix, without = _readable(view, account_id)
     if len(numbers) > ROWS_MAX:
         raise bad_field(f"ids: at most {ROWS_MAX}")
     found, missing = [], []
     for number in numbers:
         stored = view.get(keys.message_record(prefix, number))
-        if stored is None:
+        record = None if stored is None else visible.message(stored, without)
+        if record is None:
             missing.append(number)
         else:
-            found.append(record_pb2.MessageRecord.FromString(stored))
+            found.append(record)
     return found, missing
 
 
@@ -183,14 +186,14 @@ def messages_by_uid(
 
     Raises UID_VALIDITY_MISMATCH when the mailbox has another UIDVALIDITY now.
     """
-    prefix = _existing(view, account_id)
+    prefix, without = _readable(view, account_id)
     check_uid_validity(_mailbox(view, prefix, number), uid_validity)
     found: list[tuple[int, record_pb2.MessageRecord]] = []
     for first, last in ranges:
         for uid, target in _uids(view, prefix, number, first, last):
             if len(found) >= _bounded(count):
                 return found, uid
-            found.append((uid, _pointed_at(view, prefix, target)))
+            found.append((uid, _pointed_at(view, prefix, target, without)))
     return found, 0
 
 
@@ -207,7 +210,7 @@ def page(
     Raises BAD_PAGE_TOKEN for a cursor of another listing, UID_VALIDITY_MISMATCH for one of an
     earlier life of the mailbox.
     """
-    prefix = _existing(view, account_id)
+    prefix, without = _readable(view, account_id)
     record = _mailbox(view, prefix, number)
     if cursor is not None:
         if (cursor.mailbox, cursor.order) != (number, order):
@@ -221,7 +224,7 @@ def page(
         if len(found) >= _bounded(count):
             following = _cursor_at(record, order, last)
             break
-        found.append(_pointed_at(view, prefix, value))
+        found.append(_pointed_at(view, prefix, value, without))
         uids.append(keys.uid_of(key))
         last = key
     return MessagePage(tuple(found), tuple(uids), following)
@@ -258,6 +261,13 @@ def check_uid_validity(record: record_pb2.MailboxRecord, uid_validity: int) -> N
         )
 
 
+def keywords_in_use(view: View, account_id: str, number: int) -> list[str]:
+    """Keywords that messages of a mailbox have, sorted, at most 1,000 (RFC 9051 section 7.3.5)."""
+    start = keys.keyword(prefix_of(account_id), number)
+    rows = view.scan(start, keys.after(start))
+    return [key[len(start) :].decode() for key, _ in islice(rows, KEYWORDS_TOLD_MAX)]
+
+
 # ---- bodies ------------------------------------------------------------------------------------
 
 
@@ -285,6 +295,11 @@ def body_of_message(view: View, account_id: str, number: int) -> BodyRow:
 # ---- within -------------------------------------------------------------------------------------
 
 
+def _readable(view: View, account_id: str) -> tuple[bytes, visible.Hidden]:
+    prefix = prefix_of(account_id)
+    return prefix, visible.hidden(view, prefix, account(view, account_id))
+
+
 def _existing(view: View, account_id: str) -> bytes:
     prefix = prefix_of(account_id)
     if view.get(keys.account_record(prefix)) is None:
@@ -299,11 +314,14 @@ def _mailbox(view: View, prefix: bytes, number: int) -> record_pb2.MailboxRecord
     return record_pb2.MailboxRecord.FromString(stored)
 
 
-def _pointed_at(view: View, prefix: bytes, target: bytes) -> record_pb2.MessageRecord:
+def _pointed_at(
+    view: View, prefix: bytes, target: bytes, without: visible.Hidden
+) -> record_pb2.MessageRecord:
     number = int(keys.U64.unpack(target)[0])
     stored = view.get(keys.message_record(prefix, number))
-    assert stored is not None, f"an index row names message {number}, which is not there"
-    return record_pb2.MessageRecord.FromString(stored)
+    record = None if stored is None else visible.message(stored, without)
+    assert record is not None, f"an index row names message {number}, which is not there"
+    return record
 
 
 def _uids(

@@ -37,6 +37,17 @@ REQUESTS_PER_SHARD_MAX = 50_000_000
 
 BODY_MAX_BYTES = 1 << 40  # far above any message, so that sums stay far below 64 bits
 
+# How long an expunged message can be undeleted where neither mailbox nor account says.
+UNDELETE_WINDOW_DEFAULT_MS = 7 * 24 * 3600 * 1000
+FORGET_STEP_MS = 3600 * 1000  # expunged messages are forgotten at most this late
+RETENTION_PERIOD_MS = 3600 * 1000  # between two looks at a mailbox that has a rule
+# Changes and vanished UIDs are told for 30 days at least; a day more costs little.
+CHANGES_KEPT_MS = 31 * 24 * 3600 * 1000
+TRIM_STEP_MS = 24 * 3600 * 1000  # between two looks at the changes of an account
+BODY_GRACE_MS = 3600 * 1000
+UID_PAIRS_PER_COMMAND_MAX = 1_000
+LATEST_MS = 1 << 62  # no time lies behind it, and sums with it stay below 64 bits
+
 UINT32_MAX = 0xFFFF_FFFF
 TIME_MAX_MS = (1 << 48) - 1  # the greatest that a UUIDv7 can tell (RFC 9562 section 5.7)
 
@@ -71,9 +82,13 @@ def keywords(asked: Sequence[str]) -> list[str]:
     if not asked:
         return []
     folded = sorted({_keyword(keyword) for keyword in asked})
-    if len(folded) > KEYWORDS_PER_MESSAGE_MAX:
-        raise limit_reached("keywords a message", KEYWORDS_PER_MESSAGE_MAX)
+    check_keyword_count(len(folded))
     return folded
+
+
+def check_keyword_count(count: int) -> None:
+    if count > KEYWORDS_PER_MESSAGE_MAX:
+        raise limit_reached("keywords a message", KEYWORDS_PER_MESSAGE_MAX)
 
 
 @functools.lru_cache(maxsize=4096)

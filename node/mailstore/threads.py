@@ -53,16 +53,29 @@ def keys_of(derived: bytes) -> list[int]:
     return [xxhash.xxh3_64_intdigest(name.encode()) for name in unique][: rules.THREAD_KEYS_MAX]
 
 
-def join(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int], message: int) -> int:
-    """The thread of a new message; counts it under each of its keys (each once, sorted or not)."""
+def join(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int], otherwise: int) -> int:
+    """The thread of a new message; counts it under each of its keys (each once, sorted or not).
+    `otherwise` is its thread if no key is known: its own number, or that of what it is a copy of.
+    """
     rows = []
     thread = 0
     for digest in thread_keys:
         row = overlay.edit_or_new(keys.thread_key(prefix, digest), record_pb2.ThreadKeyRecord)
         rows.append(row)
         thread = thread or row.thread
-    thread = thread or message
+    thread = thread or otherwise
     for row in rows:
         row.references += 1
         row.thread = row.thread or thread
     return thread
+
+
+def leave(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int]) -> None:
+    """A message that was counted under these keys is gone; a key goes with its last message."""
+    for digest in thread_keys:
+        key = keys.thread_key(prefix, digest)
+        row = overlay.edit(key, record_pb2.ThreadKeyRecord)
+        assert row is not None, "a message was counted under a thread key that is not there"
+        row.references -= 1
+        if not row.references:
+            overlay.delete(key)

@@ -1,4 +1,4 @@
-"""AccountService. Deleting an account is not there yet."""
+"""AccountService."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mailraft.node.shard import Replica
 from mailraft.v1 import account_pb2, common_pb2, error_pb2
 from mailraft.wire import errors, tokens
 
-from . import convert, levels, mutations, validate
+from . import changing, convert, levels, mutations, validate
 from .base import REPLY_MAX_BYTES, Call, Service, Shards
 
-_MASK = ("quota", "quota.max_bytes", "quota.max_messages", "attributes")
+_MASK = ("quota", "quota.max_bytes", "quota.max_messages", "attributes", "undelete_window_ms")
 
 
 class Accounts:
@@ -27,8 +27,8 @@ class Accounts:
                 "GetAccount": self.GetAccount,
                 "ListAccounts": self.ListAccounts,
                 "UpdateAccount": self.UpdateAccount,
+                "DeleteAccount": self.DeleteAccount,
             },
-            later={"DeleteAccount": "planned with deletion in bounded steps"},
         )
 
     async def CreateAccount(
@@ -42,18 +42,19 @@ class Accounts:
             raise validate.bad("write_options.if_in_state", "must be empty: there is no state yet")
         if account.account_id and account.account_id != request.account_id:
             raise validate.bad("account.account_id", "must be empty or equal account_id")
-        if account.undelete_window_ms:
-            raise _no_undelete()
         validate.attributes(account.attributes, "account.attributes")
         action = command_pb2.CreateAccount(
             account_id=request.account_id,
             quota_bytes=account.quota.max_bytes,
             quota_messages=account.quota.max_messages,
             attributes=convert.attributes(account.attributes.items()),
+            undelete_window_ms=account.undelete_window_ms,
         )
         command = command_pb2.Command(
             request_id=request.request_id,
-            fingerprint=mutations.fingerprint("create_account", _bytes(action)),
+            fingerprint=mutations.fingerprint(
+                "create_account", action.SerializeToString(deterministic=True)
+            ),
             create_account=action,
         )
         done = await mutations.mutate(self._shards, request.account_id, command, call)
@@ -77,26 +78,26 @@ class Accounts:
     async def UpdateAccount(
         self, request: account_pb2.UpdateAccountRequest, call: Call
     ) -> account_pb2.UpdateAccountResponse:
-        validate.account_id(request.account_id)
-        validate.request_id(request.request_id)
-        levels.check_write(request.write_options)
+        changing.check(request)
         action = _update(request)
-        # Preconditions are not content: a retry answers as the first time, whatever they are now.
-        fingerprint = mutations.fingerprint("update_account", _bytes(action))
-        if request.account.etag:
-            action.if_object.CopyFrom(convert.parse_etag(request.account.etag))
-        if_in_state = levels.if_in_state(request.write_options)
-        if if_in_state is not None:
-            action.if_in_state.CopyFrom(if_in_state)
-        command = command_pb2.Command(
-            request_id=request.request_id, fingerprint=fingerprint, update_account=action
+        done = await changing.change(
+            self._shards, request, call, "update_account", action, if_object=request.account.etag
         )
-        done = await mutations.mutate(self._shards, request.account_id, command, call)
         return account_pb2.UpdateAccountResponse(
             state=done.state,
             served=done.served,
             account=convert.account(request.account_id, done.reply.account),
         )
+
+    async def DeleteAccount(
+        self, request: account_pb2.DeleteAccountRequest, call: Call
+    ) -> account_pb2.DeleteAccountResponse:
+        changing.check(request)
+        action = command_pb2.DeleteAccount(account_id=request.account_id, force=request.force)
+        done = await changing.change(
+            self._shards, request, call, "delete_account", action, if_object=request.etag
+        )
+        return account_pb2.DeleteAccountResponse(state=done.state, served=done.served)
 
     async def ListAccounts(
         self, request: account_pb2.ListAccountsRequest, call: Call
@@ -178,8 +179,6 @@ def _opened(token: str, bound: tuple[str | int, ...]) -> tuple[int, str]:
 
 def _update(request: account_pb2.UpdateAccountRequest) -> command_pb2.UpdateAccount:
     paths = set(request.update_mask.paths)
-    if "undelete_window_ms" in paths:
-        raise _no_undelete()
     if not paths or not paths <= set(_MASK):
         raise validate.bad("update_mask", f"one or more of {', '.join(_MASK)}")
     account = request.account
@@ -188,6 +187,8 @@ def _update(request: account_pb2.UpdateAccountRequest) -> command_pb2.UpdateAcco
         action.quota_bytes = account.quota.max_bytes
     if paths & {"quota", "quota.max_messages"}:
         action.quota_messages = account.quota.max_messages
+    if "undelete_window_ms" in paths:
+        action.undelete_window_ms = account.undelete_window_ms
     if "attributes" in paths:
         validate.attributes(account.attributes, "account.attributes")
         action.set_attributes = True
@@ -203,11 +204,3 @@ def _not_here(shards: Shards, shard: int) -> errors.StaleRouteError:
             epoch=cluster.epoch, shard=shard, cluster_id=cluster.cluster_id
         ),
     )
-
-
-def _bytes(action: command_pb2.CreateAccount | command_pb2.UpdateAccount) -> bytes:
-    return action.SerializeToString(deterministic=True)
-
-
-def _no_undelete() -> errors.UnimplementedError:
-    return errors.UnimplementedError("account.undelete_window_ms is planned with undelete")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.shard import Replica
 from mailraft.v1 import delivery_pb2
-from mailraft.wire import errors, tokens
+from mailraft.wire import tokens
 
 from . import blob_source, convert, levels, mutations, validate
 from .base import Call, Shards
@@ -45,6 +45,7 @@ class Append:
                 )
             )
             parts.append(mutations.placement(item.targets, item.keywords, item.internal_time_ms))
+            parts.append(b"deleted" if item.deleted else b"")
         command.fingerprint = mutations.fingerprint("append", *parts)
         done = await mutations.mutate(self._shards, request.account_id, command, call, packed)
         return delivery_pb2.AppendMessagesResponse(
@@ -65,13 +66,12 @@ class Append:
         call: Call,
     ) -> bytes:
         """Makes the command's item of what is asked; the hash of the content."""
-        if asked.deleted:
-            raise errors.UnimplementedError(f"{field}.deleted is not there yet: planned with flags")
         item.targets.extend(validate.targets(asked.targets, f"{field}.targets"))
         item.keywords.extend(validate.keywords(asked.keywords, f"{field}.keywords"))
         item.internal_time_ms = validate.internal_time(
             asked.internal_time_ms, f"{field}.internal_time_ms"
         )
+        item.deleted = asked.deleted
         given = asked.derived if asked.HasField("derived") else None
         match asked.WhichOneof("source"):
             case "content":

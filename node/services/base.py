@@ -7,10 +7,11 @@ turns that into a status. So a call in a batch and a call alone run the same cod
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from . import convert
 
 # A reply, what grpc adds and the status of a batch's other items stay below limits.RPC_MAX_BYTES.
 REPLY_MAX_BYTES = limits.RPC_MAX_BYTES - 512 * 1024
+# A caller of a stream without an end that takes nothing for so long is told and let go.
+SLOW_READER_S = 30.0
 DEADLINE_MARGIN_S, DEADLINE_MARGIN_SHARE = 0.1, 0.05
 
 _log = logging.getLogger(__name__)
@@ -70,25 +73,27 @@ class Call:
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncIterator[Message]]
+Duplex = Callable[[AsyncIterator[Any]], AsyncGenerator[Message, None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """The handlers of one service of mailraft.v1, by the names of their methods.
 
-    A method that is in none of the two answers NOT_IMPLEMENTED, with the plain words of `later`.
+    A method that is in none of them answers NOT_IMPLEMENTED, with the plain words of `later`.
     """
 
     descriptor: ServiceDescriptor
     unary: Mapping[str, Unary] = field(default_factory=dict)
     streams: Mapping[str, Stream] = field(default_factory=dict)
+    duplex: Mapping[str, Duplex] = field(default_factory=dict)
     later: Mapping[str, str] = field(default_factory=dict)
 
 
 def generic_handler(service: Service, shards: Shards) -> grpc.GenericRpcHandler[Any, Any]:
     """What a grpc.aio server needs to serve it. Fails if a handler's name is no method's."""
     methods = service.descriptor.methods_by_name
-    unknown = {*service.unary, *service.streams, *service.later} - set(methods)
+    unknown = {*service.unary, *service.streams, *service.duplex, *service.later} - set(methods)
     assert not unknown, f"{service.descriptor.full_name} has no {sorted(unknown)}"
     handlers = {name: _method_handler(service, shards, method) for name, method in methods.items()}
     return grpc.method_handlers_generic_handler(service.descriptor.full_name, handlers)
@@ -124,6 +129,9 @@ def _method_handler(
     if method.name in service.streams:
         stream = service.streams[method.name]
         return grpc.unary_stream_rpc_method_handler(_streaming(stream, shards, method), read, write)
+    if method.name in service.duplex:
+        duplex = _conversing(service.duplex[method.name], method)
+        return grpc.stream_stream_rpc_method_handler(duplex, read, write)
     if method.name in service.unary:
         unary = service.unary[method.name]
         return grpc.unary_unary_rpc_method_handler(_answering(unary, shards, method), read, write)
@@ -164,6 +172,29 @@ def _streaming(stream: Stream, shards: Shards, method: MethodDescriptor) -> Call
             return
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             failed = to_error(error, method.full_name)
+        await errors.abort(context, failed)
+
+    return answer
+
+
+def _conversing(duplex: Duplex, method: MethodDescriptor) -> Callable[..., Any]:
+    async def answer(
+        requests: AsyncIterator[Message], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        responses = duplex(requests)
+        try:
+            async for response in responses:
+                async with asyncio.timeout(SLOW_READER_S):
+                    await context.write(response)
+            return
+        except TimeoutError:
+            failed: errors.MailraftError = errors.OverloadedError(
+                f"{method.name}: what was told was not read for {SLOW_READER_S:.0f} s"
+            )
+        except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
+            failed = to_error(error, method.full_name)
+        finally:
+            await responses.aclose()
         await errors.abort(context, failed)
 
     return answer

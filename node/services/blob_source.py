@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.mailstore import queries
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.shard import Replica
@@ -15,7 +16,10 @@ from .base import Call, Shards
 
 def packed(shards: Shards, replica: Replica, row: queries.BodyRow) -> bytes:
     """As they lie on the disk here, the checksum verified. Raises BLOB_CORRUPT."""
-    stored = shards.body(replica.group, row.index, row.ordinal)
+    try:
+        stored = shards.body(replica.group, row.index, row.ordinal)
+    except CorruptionError:
+        raise corrupt(replica, row, "not to be read") from None
     if stored is None or len(stored) != row.stored_bytes:
         raise corrupt(replica, row, "missing or cut" if stored is None else "of another length")
     return stored

@@ -14,6 +14,7 @@ from mailraft.wire import bodies, limits, tokens
 from . import blob_source, levels, validate
 from .base import Call, Service, Shards
 from .content import INLINE_MAX_BYTES
+from .structure import Structures
 
 PIECE_MAX_BYTES = 1024 * 1024
 
@@ -25,11 +26,13 @@ class Blobs:
     def service(self) -> Service:
         return Service(
             blob_pb2.DESCRIPTOR.services_by_name["BlobService"],
-            unary={"GetBlob": self.GetBlob},
+            unary={
+                "GetBlob": self.GetBlob,
+                "GetStructure": Structures(self._shards).GetStructure,
+            },
             streams={"DownloadBlob": self.DownloadBlob},
             later={
                 "UploadBlob": "planned with messages above 3 MiB",
-                "GetStructure": "planned with the MIME parser",
             },
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.interfaces import View
@@ -53,7 +53,7 @@ def parse_etag(text: str) -> command_pb2.AccountState:
 
 
 def account(account_id: str, record: record_pb2.AccountRecord) -> account_pb2.Account:
-    """A stored account as callers see it. undelete_window_ms is not stored yet."""
+    """A stored account as callers see it."""
     shown = account_pb2.Account(
         account_id=account_id,
         usage=account_pb2.Usage(bytes=record.used_bytes, messages=record.used_messages),
@@ -62,6 +62,7 @@ def account(account_id: str, record: record_pb2.AccountRecord) -> account_pb2.Ac
         created_time_ms=record.created_ms,
         highest_modseq=record.modseq,
         mailboxes=record.mailbox_count,
+        undelete_window_ms=record.undelete_window_ms,
     )
     if record.quota_bytes or record.quota_messages:
         shown.quota.max_bytes = record.quota_bytes
@@ -70,10 +71,12 @@ def account(account_id: str, record: record_pb2.AccountRecord) -> account_pb2.Ac
 
 
 def mailbox(
-    record: record_pb2.MailboxRecord, state: command_pb2.AccountState
+    record: record_pb2.MailboxRecord,
+    state: command_pb2.AccountState,
+    keywords_in_use: Sequence[str] = (),
 ) -> mailbox_pb2.Mailbox:
-    """A stored mailbox as callers see it. Threads, keywords in use, retention are not kept yet."""
-    return mailbox_pb2.Mailbox(
+    """A stored mailbox as callers see it. Threads are not counted yet."""
+    shown = mailbox_pb2.Mailbox(
         id=tokens.mailbox_id(record.mailbox),
         parent_id=tokens.mailbox_id(record.parent) if record.parent else "",
         name=record.name,
@@ -90,7 +93,24 @@ def mailbox(
         size_bytes=record.size_bytes,
         attributes=_attributes(record.attributes),
         etag=etag(state.restore_epoch, state.creation_index, record.object_modseq),
+        keywords_in_use=keywords_in_use,
     )
+    if record.HasField("retention"):
+        rule, told = record.retention, shown.retention
+        told.SetInParent()
+        told.expunge_after_ms, told.max_messages = rule.expunge_after_ms, rule.messages_max
+        if rule.HasField("undelete_window_ms"):
+            told.undelete_window_ms = rule.undelete_window_ms
+    return shown
+
+
+def retention(asked: mailbox_pb2.Retention) -> record_pb2.RetentionRule:
+    rule = record_pb2.RetentionRule(
+        expunge_after_ms=asked.expunge_after_ms, messages_max=asked.max_messages
+    )
+    if asked.HasField("undelete_window_ms"):
+        rule.undelete_window_ms = asked.undelete_window_ms
+    return rule
 
 
 class Messages:
@@ -114,9 +134,12 @@ class Messages:
             modseq=record.modseq,
         )
         for each in sorted(record.memberships, key=lambda each: tokens.mailbox_id(each.mailbox)):
+            uid_validity = self._uid_validity(each.mailbox)
+            if not uid_validity:
+                continue
             message.memberships.add(
                 mailbox_id=tokens.mailbox_id(each.mailbox),
-                uid_validity=self._uid_validity(each.mailbox),
+                uid_validity=uid_validity,
                 uid=each.uid,
                 deleted=each.deleted,
                 saved_time_ms=each.saved_ms,
@@ -130,23 +153,34 @@ class Messages:
         return message
 
     def _uid_validity(self, number: int) -> int:
+        """0: the mailbox is gone (of what was expunged, or a moment ago)."""
         known = self._uid_validities.get(number)
         if known is None:
-            known = queries.mailbox(self._view, self._account_id, number).uid_validity
+            try:
+                known = queries.mailbox(self._view, self._account_id, number).uid_validity
+            except Refused:
+                known = 0
             self._uid_validities[number] = known
         return known
 
 
 def memberships(stored: command_pb2.StoredMessage) -> list[message_pb2.Membership]:
-    """Of a message that was added now. saved_time_ms is the shard's and not in its reply: 0."""
+    """Of a message that was added now."""
+    return places(stored.memberships)
+
+
+def places(stored: Iterable[command_pb2.StoredMembership]) -> list[message_pb2.Membership]:
+    """Memberships as a reply of the state machine has them."""
     found = [
         message_pb2.Membership(
             mailbox_id=tokens.mailbox_id(each.mailbox),
             uid_validity=each.uid_validity,
             uid=each.uid,
-            modseq=stored.modseq,
+            deleted=each.deleted,
+            saved_time_ms=each.saved_ms,
+            modseq=each.modseq,
         )
-        for each in stored.memberships
+        for each in stored
     ]
     found.sort(key=lambda each: each.mailbox_id)
     return found

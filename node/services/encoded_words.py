@@ -46,6 +46,11 @@ _CODECS = {
 }
 
 
+def codec_of(charset: str) -> str:
+    """Python's codec for a charset as mail names it; empty: not known."""
+    return _CODECS.get(charset.lower(), "")
+
+
 def decoded(text: str) -> str:
     """The text with its encoded words decoded. What cannot be decoded stays as it is."""
     if "=?" not in text:

@@ -12,12 +12,13 @@ from itertools import chain
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.interfaces import View
-from mailraft.node.mailstore import queries
+from mailraft.node.mailstore import queries, search
 from mailraft.v1 import message_pb2, message_service_pb2
 from mailraft.wire import errors, limits, tokens
 
 from . import convert, levels, validate
 from .base import REPLY_MAX_BYTES, Call, Shards
+from .search import compiled
 
 UID_PAIRS_MAX = 100_000
 _UID = struct.Struct(">I")
@@ -105,23 +106,21 @@ class Messages:
     ) -> message_service_pb2.ListMessagesResponse:
         validate.account_id(request.account_id)
         shown = validate.view(request.view)
-        if request.HasField("filter"):
-            raise errors.FilterUnsupportedError("filters are not there yet: planned with search")
         if request.order not in _ORDERS:
             raise validate.bad("order", f"{request.order} is no order")
         order = _ORDERS[request.order]
         _check_start(request, order)
         at = await levels.read(self._shards, request.account_id, request.read_options, call)
         record = _mailbox(at.view, request)
-        bound = ("ListMessages", request.account_id, record.mailbox, int(order))
-        page = queries.page(
-            at.view,
+        bound: tuple[str | int, ...] = (
+            "ListMessages",
             request.account_id,
             record.mailbox,
-            order,
-            validate.page_size(request.page_size),
-            _cursor(request, record, order, bound),
+            int(order),
         )
+        if request.HasField("filter"):
+            bound += (request.filter.SerializeToString(deterministic=True).hex(),)
+        page = _page(at.view, request, record, order, _cursor(request, record, order, bound))
         response = message_service_pb2.ListMessagesResponse(
             state=at.state,
             served=at.served,
@@ -138,8 +137,13 @@ class Messages:
                 break
             response.messages.append(message)
             last = uid, each.internal_time_ms
-        if last and (page.following or len(response.messages) < len(page.messages)):
-            position = _CURSOR.pack(record.uid_validity, *last)
+        following = page.following
+        if last and len(response.messages) < len(page.messages):
+            following = queries.PageCursor(record.mailbox, record.uid_validity, order, *last)
+        if following:
+            position = _CURSOR.pack(
+                record.uid_validity, following.last_uid, following.last_received_ms
+            )
             response.next_page_token = tokens.page_token(bound, position)
         return response
 
@@ -227,6 +231,34 @@ def _mailbox(
     if request.uid_validity:
         queries.check_uid_validity(record, request.uid_validity)
     return record
+
+
+def _page(
+    view: View,
+    request: message_service_pb2.ListMessagesRequest,
+    record: record_pb2.MailboxRecord,
+    order: queries.Order,
+    cursor: queries.PageCursor | None,
+) -> queries.MessagePage:
+    """The page behind the cursor; with a filter it may be short or empty and not the last."""
+    account_id, count = request.account_id, validate.page_size(request.page_size)
+    if not request.HasField("filter"):
+        return queries.page(view, account_id, record.mailbox, order, count, cursor)
+    test = compiled(view, account_id, record.mailbox, request.filter, own_record=True)
+    by = search.Property.UID if order in _BY_UID else search.Property.RECEIVED
+    query = search.Query(account_id, record.mailbox, test, [(by, order in _DESCENDING)], count)
+    position = b""
+    if cursor is not None:
+        queries.check_uid_validity(record, cursor.uid_validity)
+        received_ms = 0 if order in _BY_UID else cursor.last_received_ms
+        position = search.walked_position(record.mailbox, cursor.last_uid, received_ms)
+    found = search.search(view, query, position)
+    following = None
+    if found.following:
+        place = search.walked_place(found.following)
+        following = queries.PageCursor(record.mailbox, record.uid_validity, order, *place)
+    uids = tuple(search.walked_place(each)[0] for each in found.positions)
+    return queries.MessagePage(tuple(found.messages), uids, following)
 
 
 def _check_start(request: message_service_pb2.ListMessagesRequest, order: queries.Order) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -13,45 +15,46 @@ from .append import Append
 from .base import Service, Shards, generic_handler
 from .batch import Batch
 from .blobs import Blobs
+from .changes import Changes
 from .cluster import Cluster, Maps
 from .delivery import Delivery
+from .expunge import Expunge
+from .keywords import Keywords
 from .mailboxes import Mailboxes
 from .messages import Messages
+from .moves import Moves
+from .search import Search
+from .threads import Threads
+from .watch import Watch
+from .watch_shard import WatchShard
 
 _LATER = {
-    "BatchGetThreads": "planned with threads",
-    "SearchMessages": "planned with search",
-    "ModifyKeywords": "planned with flags and moves",
-    "UpdateMemberships": "planned with flags and moves",
-    "MoveMessages": "planned with flags and moves",
-    "CopyMessages": "planned with flags and moves",
-    "ExpungeMessages": "planned with flags and moves",
-    "UndeleteMessages": "planned with undelete",
-    "ListChanges": "planned with the change feed",
-    "ListMailboxChanges": "planned with the change feed",
-    "Watch": "planned with the change feed",
-    "WatchShard": "planned with the change feed",
     "WaitCommitted": "planned with the level ACCEPTED",
 }
 
 
-def services_of(shards: Shards, maps: Maps, version: str) -> list[Service]:
+def services_of(shards: Shards, maps: Maps, version: str, stopping: asyncio.Event) -> list[Service]:
     accounts = Accounts(shards).service()
     mailboxes = Mailboxes(shards).service()
-    messages = _message_service(shards)
+    messages = _message_service(shards, stopping)
     blobs = Blobs(shards).service()
     batch = Batch((accounts, mailboxes, messages, blobs)).service()
     return [accounts, mailboxes, messages, blobs, batch, Cluster(shards, maps, version).service()]
 
 
 async def register(
-    server: grpc.aio.Server, shards: Shards, maps: Maps, version: str
+    server: grpc.aio.Server,
+    shards: Shards,
+    maps: Maps,
+    version: str,
+    stopping: asyncio.Event | None = None,
 ) -> health.aio.HealthServicer:
     """Adds the services of mailraft.v1, health and reflection; to be awaited before server.start().
 
     The health servicer is for who knows about readiness: each service starts as SERVING here.
+    stopping: set before server.stop(), it ends the streams that have no end of their own.
     """
-    services = services_of(shards, maps, version)
+    services = services_of(shards, maps, version, stopping or asyncio.Event())
     handlers = [generic_handler(service, shards) for service in services]
     server.add_generic_rpc_handlers(tuple(handlers))
     names = [service.descriptor.full_name for service in services]
@@ -65,17 +68,30 @@ async def register(
     return servicer
 
 
-def _message_service(shards: Shards) -> Service:
+def _message_service(shards: Shards, stopping: asyncio.Event) -> Service:
     delivery, append, messages = Delivery(shards), Append(shards), Messages(shards)
+    changes, moves, expunge = Changes(shards), Moves(shards), Expunge(shards)
     return Service(
         message_service_pb2.DESCRIPTOR.services_by_name["MessageService"],
         unary={
             "DeliverMessages": delivery.DeliverMessages,
             "AppendMessages": append.AppendMessages,
+            "ModifyKeywords": Keywords(shards).ModifyKeywords,
+            "UpdateMemberships": moves.UpdateMemberships,
+            "MoveMessages": moves.MoveMessages,
+            "CopyMessages": moves.CopyMessages,
+            "ExpungeMessages": expunge.ExpungeMessages,
+            "UndeleteMessages": expunge.UndeleteMessages,
             "GetMessage": messages.GetMessage,
             "BatchGetMessages": messages.BatchGetMessages,
             "ListMessages": messages.ListMessages,
             "ListUids": messages.ListUids,
+            "SearchMessages": Search(shards).SearchMessages,
+            "BatchGetThreads": Threads(shards).BatchGetThreads,
+            "ListChanges": changes.ListChanges,
+            "ListMailboxChanges": changes.ListMailboxChanges,
         },
+        streams={"WatchShard": WatchShard(shards, stopping).WatchShard},
+        duplex={"Watch": Watch(shards, stopping).Watch},
         later=_LATER,
     )

@@ -14,7 +14,7 @@ from mailraft.internal.v1 import command_pb2
 from mailraft.v1 import common_pb2, message_pb2
 from mailraft.wire import errors, limits, tokens
 
-RECIPIENTS_PER_CALL_MAX = 4_096
+RECIPIENTS_PER_CALL_MAX = limits.RECIPIENTS_PER_CALL_MAX
 # Mailboxes of all recipients of a call: bounds its reply.
 TARGETS_PER_CALL_MAX = 16_384
 UID_RANGES_MAX = 20_000  # pairs
@@ -161,14 +161,18 @@ def uid_set(asked: common_pb2.UidSet, field: str) -> list[tuple[int, int]]:
     """Its ranges, as pairs. 4294967295 as the last means all above."""
     if not asked.uid_validity:
         raise bad(f"{field}.uid_validity", "must not be 0")
-    numbers = asked.ranges
+    return uid_ranges(asked.ranges, f"{field}.ranges")
+
+
+def uid_ranges(numbers: Sequence[int], field: str) -> list[tuple[int, int]]:
+    """Ranges of UIDs, as pairs."""
     if len(numbers) % 2 or len(numbers) > 2 * UID_RANGES_MAX:
-        raise bad(f"{field}.ranges", f"pairs, at most {UID_RANGES_MAX}")
+        raise bad(field, f"pairs, at most {UID_RANGES_MAX}")
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     previous = 0
     for first, last in pairs:
         if not previous < first <= last:
-            raise bad(f"{field}.ranges", "first <= last, ascending, not overlapping, from 1")
+            raise bad(field, "first <= last, ascending, not overlapping, from 1")
         previous = last
     return pairs
 

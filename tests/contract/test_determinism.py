@@ -7,7 +7,25 @@ import sys
 from pathlib import Path
 
 from apply_driver import ApplyDriver
-from mailbox_driver import Append, CreateAccount, CreateMailbox, Deliver, Driver, Item, To
+from dict_view import DictView
+from mailbox_driver import (
+    DAY_MS,
+    Append,
+    Copy,
+    CreateAccount,
+    CreateMailbox,
+    DeleteMailbox,
+    Deliver,
+    Driver,
+    Expunge,
+    Item,
+    ModifyKeywords,
+    Move,
+    To,
+    Undelete,
+    UpdateMemberships,
+    Which,
+)
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -25,10 +43,31 @@ def scenario() -> str:
             Deliver(b"m", to, message_id=f"{number}@x", references=(f"{number // 3}@x", "r@x")),
             Append(names[number % 7], (Item(b"a", keywords=words), Item(b"b"))),
         )
+    for number, name in enumerate(names):
+        words = tuple(f"word{(number * k) % 7}" for k in range(5))
+        inbox = Which(mailbox="1", uids=((1, 9),))
+        mail.run(
+            ModifyKeywords(name, inbox, add=words, remove=("word9", "word8"), deleted=True),
+            UpdateMemberships(name, inbox, add=("4", "2"), remove=("3",)),
+            Copy(name, inbox, "2", duplicate=True),
+            Move(name, Which(mailbox="1", uids=((2, 4),)), "3"),
+            Expunge(name, Which(ids=("1", "2", "3"))),
+            DeleteMailbox(name, "4", force=True),
+            Undelete(name),
+        )
+        mail.at(mail.now_ms + 3 * DAY_MS)
+        mail.work()
     digest = hashlib.sha256()
-    for key in sorted(mail.view.rows):
-        digest.update(key + b"\0" + mail.view.rows[key] + b"\0")
+    rows = rows_of(mail)
+    for key in sorted(rows):
+        digest.update(key + b"\0" + rows[key] + b"\0")
     return digest.hexdigest()
+
+
+def rows_of(mail: ApplyDriver) -> dict[bytes, bytes]:
+    """All that a store holds."""
+    assert isinstance(mail.view, DictView)
+    return mail.view.rows
 
 
 def test_processes_agree_whatever_their_hash_seed() -> None:
@@ -56,4 +95,4 @@ def test_a_replica_that_replays_the_log_gets_there_too(mail: Driver) -> None:
     late = ApplyDriver()
     for entry in mail.entries:
         late.apply(type(entry)(entry.index, entry.term, entry.kind, entry.payload))
-    assert late.view.rows == mail.view.rows
+    assert rows_of(late) == rows_of(mail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from mailraft.node.interfaces import Delete, DeleteRange, Effect, Put
+from mailraft.node.interfaces import Delete, DeleteBody, DeleteRange, Effect, Put
 
 
 class DictView:
@@ -38,4 +38,6 @@ class DictView:
                 case DeleteRange(start, end):
                     for key in [key for key in self.rows if start <= key < end]:
                         del self.rows[key]
+                case DeleteBody():
+                    pass  # bodies lie elsewhere
         self._sorted = None

@@ -49,6 +49,46 @@ class CreateMailbox:
     parent: str = ""
     role: int = 0
     request: bytes = b""
+    rule: Rule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How long and how many messages stay in a mailbox."""
+
+    expunge_after_ms: int = 0
+    messages_max: int = 0
+    undelete_window_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateMailbox:
+    """None: as it is."""
+
+    account: str
+    mailbox: str
+    name: str | None = None
+    parent: str | None = None  # "": to the top
+    role: int | None = None
+    subscribed: bool | None = None
+    rule: Rule | None = None
+    if_object: State | None = None
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMailbox:
+    account: str
+    mailbox: str
+    force: bool = False
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAccount:
+    account: str
+    force: bool = False
+    request: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +115,7 @@ class Item:
     mailboxes: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     received_ms: int = 0
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +126,93 @@ class Append:
     if_in_state: State | None = None
 
 
-Call = CreateAccount | SetQuota | CreateMailbox | Deliver | Append
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Messages by id, or by UID of a mailbox."""
+
+    ids: tuple[str, ...] = ()
+    mailbox: str = ""
+    uids: tuple[tuple[int, int], ...] = ()
+    uid_validity: int = 0  # 0: the one that the mailbox has
+
+
+@dataclass(frozen=True, slots=True)
+class ModifyKeywords:
+    account: str
+    which: Which
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    replace: tuple[str, ...] | None = None
+    unchanged_since: int | None = None
+    deleted: bool | None = None
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateMemberships:
+    account: str
+    which: Which
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    deleted: tuple[tuple[str, bool], ...] = ()
+    unchanged_since: int | None = None
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    account: str
+    which: Which
+    target: str
+    source: str = ""
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    account: str
+    which: Which
+    target: str
+    duplicate: bool = False
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Expunge:
+    account: str
+    which: Which
+    only_deleted: bool = False
+    request: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Undelete:
+    """By id; without ids what was expunged since a time, from a mailbox or from any."""
+
+    account: str
+    ids: tuple[str, ...] = ()
+    mailbox: str = ""
+    since_ms: int = 0
+    target: str = ""
+    request: bytes = b""
+
+
+Call = (
+    CreateAccount
+    | SetQuota
+    | DeleteAccount
+    | CreateMailbox
+    | UpdateMailbox
+    | DeleteMailbox
+    | Deliver
+    | Append
+    | ModifyKeywords
+    | UpdateMemberships
+    | Move
+    | Copy
+    | Expunge
+    | Undelete
+)
 
 # ---- outcomes --------------------------------------------------------------------------------
 
@@ -122,10 +249,35 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    message: str
+    modseq: int
+    keywords: tuple[str, ...] = ()  # of ModifyKeywords
+    deleted: bool = False
+    places: tuple[Place, ...] = ()  # of UpdateMemberships
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    message: str
+    source_uid: int
+    place: Place
+    made: str = ""  # of a duplicate
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     state: State
     mailbox: str = ""  # of CreateMailbox
     stored: tuple[Stored, ...] = ()  # of Append; of Deliver in Delivered
+    changed: tuple[Changed, ...] = ()
+    modified: tuple[str, ...] = ()  # ids that failed unchanged_since
+    missing: tuple[str, ...] = ()  # ids that name nothing
+    mapped: tuple[Mapped, ...] = ()
+    destroyed: tuple[str, ...] = ()
+    vanished: tuple[tuple[int, int], ...] = ()
+    restored: tuple[str, ...] = ()
+    rest: int = 0  # by UID: the first that was not reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +309,9 @@ class MailboxSeen:
     total: int
     unseen: int
     size_bytes: int
+    deleted: int = 0
+    keywords: tuple[str, ...] = ()
+    object_modseq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +324,8 @@ class MessageSeen:
     size_bytes: int
     keywords: tuple[str, ...]
     received_ms: int
+    deleted: bool = False  # in the mailbox that was listed
+    mailboxes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +342,15 @@ class Driver(Protocol):
 
     def at(self, time_ms: int) -> None:
         """Sets the wall clock of whoever proposes."""
+
+    def work(self) -> int:
+        """Lets all work that is due by now be done; how many steps it took."""
+
+    def message(self, account: str, message: str) -> MessageSeen | Refusal:
+        """By id; uid 0."""
+
+    def body_count(self) -> int:
+        """How many bodies are stored, referred to or not."""
 
     def account(self, account: str) -> AccountSeen | Refusal: ...
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -223,10 +223,117 @@ COMMAND = st.one_of(
         append=st.builds(command_pb2.Append, account_id=NAME, items=st.lists(ITEM, max_size=3)),
     ),
 )
+SELECTION = st.one_of(
+    st.builds(command_pb2.Selection, messages=st.lists(st.one_of(LONGS, st.just(2)), max_size=3)),
+    st.builds(
+        command_pb2.Selection,
+        uids=st.builds(
+            command_pb2.UidSelection,
+            mailbox=NUMBERS,
+            uid_validity=st.sampled_from([0, 1, 2**32 - 1]),
+            ranges=st.lists(NUMBERS, max_size=5),
+        ),
+    ),
+    st.builds(command_pb2.Selection),
+)
+TARGET = st.builds(command_pb2.Target, mailbox=NUMBERS) | st.builds(command_pb2.Target)
+STATE = st.none() | st.builds(
+    command_pb2.AccountState, restore_epoch=NUMBERS, creation_index=LONGS, modseq=LONGS
+)
+WORDS = st.lists(st.sampled_from(["a", "A", "", "b c", "é", "x" * 256]), max_size=2)
+RULE = st.none() | st.builds(
+    record_pb2.RetentionRule,
+    expunge_after_ms=LONGS,
+    messages_max=LONGS,
+    undelete_window_ms=st.none() | LONGS,
+)
+CHANGES = st.one_of(
+    st.builds(
+        command_pb2.ModifyKeywords,
+        account_id=NAME,
+        messages=SELECTION,
+        add=WORDS,
+        remove=WORDS,
+        replace=st.booleans(),
+        keywords=WORDS,
+        unchanged_since=st.none() | LONGS,
+        deleted=st.none() | st.booleans(),
+    ),
+    st.builds(
+        command_pb2.UpdateMemberships,
+        account_id=NAME,
+        messages=SELECTION,
+        add=st.lists(TARGET, max_size=2),
+        remove=st.lists(NUMBERS, max_size=2),
+        deleted=st.lists(
+            st.builds(command_pb2.DeletedMark, mailbox=NUMBERS, deleted=st.booleans()), max_size=2
+        ),
+    ),
+    st.builds(
+        command_pb2.MoveMessages, account_id=NAME, messages=SELECTION, source=NUMBERS, target=TARGET
+    ),
+    st.builds(
+        command_pb2.CopyMessages,
+        account_id=NAME,
+        messages=SELECTION,
+        target=TARGET,
+        duplicate=st.booleans(),
+    ),
+    st.builds(
+        command_pb2.ExpungeMessages,
+        account_id=NAME,
+        messages=SELECTION,
+        only_deleted=st.booleans(),
+        if_in_state=STATE,
+    ),
+    st.builds(
+        command_pb2.UndeleteMessages,
+        account_id=NAME,
+        messages=st.lists(LONGS, max_size=2),
+        since=st.none() | st.builds(command_pb2.ExpungedSince, mailbox=NUMBERS, from_ms=TIMES),
+        target=st.none() | TARGET,
+    ),
+    st.builds(
+        command_pb2.UpdateMailbox,
+        account_id=NAME,
+        mailbox=NUMBERS,
+        parent=st.none() | NUMBERS,
+        name=st.none() | NAME,
+        role=st.none() | NUMBERS,
+        set_retention=st.booleans(),
+        retention=RULE,
+        if_object=STATE,
+    ),
+    st.builds(command_pb2.DeleteMailbox, account_id=NAME, mailbox=NUMBERS, force=st.booleans()),
+    st.builds(command_pb2.DeleteAccount, account_id=NAME, force=st.booleans(), if_object=STATE),
+    st.builds(
+        command_pb2.UpdateAccount, account_id=NAME, undelete_window_ms=LONGS, quota_bytes=LONGS
+    ),
+    st.builds(
+        command_pb2.DoChore,
+        account_id=NAME,
+        kind=st.sampled_from(command_pb2.ChoreKind.values()),
+        due_ms=TIMES,
+        number=NUMBERS,
+    ),
+    st.builds(command_pb2.CollectBodies),
+)
 
 
-@given(st.lists(COMMAND, max_size=12))
+def change(action: Message) -> command_pb2.Command:
+    """A command that does this."""
+    command = command_pb2.Command(time_ms=1 << 41)
+    fields = command_pb2.Command.DESCRIPTOR.oneofs_by_name["action"].fields
+    (name,) = (each.name for each in fields if each.message_type == action.DESCRIPTOR)
+    getattr(command, name).CopyFrom(action)
+    getattr(command, name).SetInParent()
+    return command
+
+
+@given(st.lists(st.one_of(COMMAND, CHANGES.map(change)), max_size=12))
 def test_no_command_that_decodes_raises(commands: list[command_pb2.Command]) -> None:
     """Extreme numbers and names get an answer each; none stops the replica."""
     creation = command_pb2.Command(create_account=command_pb2.CreateAccount(account_id="a"))
-    assert len(apply(creation, *commands, bodies=(b"body",))) == len(commands) + 1
+    item = command_pb2.AppendItem(body=command_pb2.NewBody(sha256=bytes(32)))
+    mail = command_pb2.Command(append=command_pb2.Append(account_id="a", items=[item, item]))
+    assert len(apply(creation, mail, *commands, bodies=(b"body",))) == len(commands) + 2

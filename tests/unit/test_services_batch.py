@@ -62,7 +62,7 @@ async def test_each_call_of_a_batch_has_its_own_outcome() -> None:
         assert two.error == alone.to_status()
         for result, kind in (
             (three, errors.StaleRouteError),
-            (five, errors.UnimplementedError),
+            (five, errors.BadFieldError),
             (six, errors.BadFieldError),
         ):
             assert isinstance(errors.from_status(result.error), kind)

@@ -26,6 +26,7 @@ from mailraft.v1 import (
     account_pb2,
     batch_pb2,
     blob_pb2,
+    change_pb2,
     cluster_pb2,
     common_pb2,
     delivery_pb2,
@@ -125,6 +126,9 @@ class FakeNode:
         self.cluster = FakeCluster()
         self.shards = {group: FakeShard(group) for group in HERE}
         self.map = _map()
+        self.stopping: asyncio.Event | None = None
+        self.port = 0
+        self.time_ms = START_MS
 
     def replica_for_account(self, account_id: str) -> Replica:
         group = self.cluster.shard_of_slot(slot_of(account_id))
@@ -142,7 +146,7 @@ class FakeNode:
         return time.monotonic()
 
     def wall_ms(self) -> int:
-        return START_MS
+        return self.time_ms
 
     def current(self) -> cluster_pb2.ClusterMap:
         return self.map
@@ -207,6 +211,11 @@ class Calls:
         self.batch = stub(channel, batch_pb2, "BatchService")
         self.cluster = stub(channel, cluster_pb2, "ClusterService")
         self.channel = channel
+        self.watch: Any = channel.stream_stream(
+            "/mailraft.v1.MessageService/Watch",
+            request_serializer=change_pb2.WatchRequest.SerializeToString,
+            response_deserializer=change_pb2.WatchResponse.FromString,
+        )
 
     async def create(self, account_id: str, **quota: int) -> account_pb2.CreateAccountResponse:
         request = account_pb2.CreateAccountRequest(account_id=account_id, request_id=request_id())
@@ -280,10 +289,11 @@ async def pages(call: Any, request: Any) -> list[Any]:
 async def running() -> AsyncIterator[tuple[FakeNode, Calls]]:
     """A node that serves, and its caller."""
     node = FakeNode()
+    stopping = node.stopping = asyncio.Event()
     size = [(f"grpc.max_{way}_message_length", limits.RPC_MAX_BYTES) for way in ("send", "receive")]
     server = grpc.aio.server(options=size)
-    await services.register(server, node, node, "0.0.0")
-    port = server.add_insecure_port("127.0.0.1:0")
+    await services.register(server, node, node, "0.0.0", stopping)
+    port = node.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=size) as channel:
         yield node, Calls(channel)

@@ -324,6 +324,15 @@ async def test_reads_that_are_refused() -> None:
             (
                 listing,
                 List(account_id=ALICE, mailbox_role=INBOX, filter=search_pb2.MessageFilter()),
+                errors.BadFieldError,
+            ),
+            (
+                listing,
+                List(
+                    account_id=ALICE,
+                    mailbox_role=INBOX,
+                    filter=search_pb2.MessageFilter(has_attachment=True),
+                ),
                 errors.FilterUnsupportedError,
             ),
             (batch_get, BatchGet(account_id=ALICE), errors.BadFieldError),

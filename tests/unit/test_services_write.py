@@ -22,7 +22,6 @@ from tests.unit.test_services_node import (
 from mailraft.node.services import content
 from mailraft.v1 import (
     account_pb2,
-    change_pb2,
     common_pb2,
     delivery_pb2,
     error_pb2,
@@ -315,7 +314,6 @@ async def test_appends_that_are_refused() -> None:
                 item(MAIL, internal_time_ms=1 << 62),
             ),
             (errors.LimitReachedError, "", item(MAIL, keywords=[f"k{n}" for n in range(129)])),
-            (errors.UnimplementedError, "", item(MAIL, deleted=True)),
             (errors.BlobNotFoundError, "", delivery_pb2.AppendItem(blob_id="not a blob")),
             (errors.BlobNotFoundError, "", delivery_pb2.AppendItem(blob_id=tokens.blob_id(99, 0))),
         ):
@@ -427,11 +425,7 @@ async def test_a_bug_is_answered_with_an_incident(
 async def test_what_is_not_there_yet_says_so() -> None:
     """Methods of later versions answer NOT_IMPLEMENTED and say what they are planned with."""
     async with running() as (_, calls):
-        for call in (
-            calls.messages.MoveMessages(message_service_pb2.MoveMessagesRequest()),
-            calls.accounts.DeleteAccount(account_pb2.DeleteAccountRequest()),
-            calls.messages.WatchShard(change_pb2.WatchShardRequest()).read(),
-        ):
-            error = await refusal(call)
-            assert isinstance(error, errors.UnimplementedError)
-            assert "planned" in error.message
+        call = calls.messages.WaitCommitted(message_service_pb2.WaitCommittedRequest())
+        error = await refusal(call)
+        assert isinstance(error, errors.UnimplementedError)
+        assert "planned" in error.message

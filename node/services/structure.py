@@ -1,0 +1,81 @@
+"""GetStructure: where the MIME parts of a message are. Computed when asked, the last ones kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from mailraft.node.mailstore import queries
+from mailraft.v1 import blob_pb2
+from mailraft.wire import tokens
+
+from . import blob_source, levels, mime, validate
+from .base import Call, Shards
+from .content import INLINE_MAX_BYTES
+
+CACHE_MAX_BYTES = 8 * 1024 * 1024
+_ENTRY_BYTES = 200  # of the cache itself, about
+
+_Key = tuple[int, int, int]  # group, log index, ordinal: a body's, whose bytes never change
+
+
+class Structures:
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self._cache = _Cache(CACHE_MAX_BYTES)
+
+    async def GetStructure(
+        self, request: blob_pb2.GetStructureRequest, call: Call
+    ) -> blob_pb2.GetStructureResponse:
+        """BLOB_CORRUPT where the bytes must be read and are damaged here."""
+        validate.account_id(request.account_id)
+        at = await levels.read(self._shards, request.account_id, request.read_options, call)
+        number = validate.message_id(request.message_id)
+        row = queries.body_of_message(at.view, request.account_id, number)
+        response = blob_pb2.GetStructureResponse(
+            state=at.state, served=at.served, blob_id=tokens.blob_id(row.index, row.ordinal)
+        )
+        key = at.replica.group, row.index, row.ordinal
+        known = self._cache.get(key)
+        if known is None:
+            known = await self._computed(at, row)
+            self._cache.put(key, known)
+        response.MergeFromString(known)
+        return response
+
+    async def _computed(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
+        """Of a GetStructureResponse, the part that the bytes alone tell."""
+        stored = blob_source.packed(self._shards, at.replica, row)
+
+        def compute() -> bytes:
+            structure = mime.parse(blob_source.raw(at.replica, row, stored))
+            told = blob_pb2.GetStructureResponse(root=structure.root, truncated=structure.truncated)
+            return told.SerializeToString()
+
+        if row.size_bytes <= INLINE_MAX_BYTES:
+            return compute()
+        return await asyncio.to_thread(compute)
+
+
+class _Cache:
+    """The last used, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left_bytes = max_bytes
+        self._entries: OrderedDict[_Key, bytes] = OrderedDict()
+
+    def get(self, key: _Key) -> bytes | None:
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+        return found
+
+    def put(self, key: _Key, value: bytes) -> None:
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self._left_bytes += len(before) + _ENTRY_BYTES
+        self._entries[key] = value
+        self._left_bytes -= len(value) + _ENTRY_BYTES
+        while self._left_bytes < 0 and self._entries:
+            _, oldest = self._entries.popitem(last=False)
+            self._left_bytes += len(oldest) + _ENTRY_BYTES
