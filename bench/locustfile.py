@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import grpc.experimental.gevent
+import grpc.experimental.gevent  # type: ignore[import-not-found]  # not in its types
 from locust import User, between, task
 
 from mailraft.client import Client, MailraftError
@@ -33,7 +33,7 @@ PAGE_SIZE = 50
 T = TypeVar("T")
 
 
-class MailService(User):  # type: ignore[misc]  # locust has no types
+class MailService(User):
     """One caller with a connection of its own."""
 
     abstract = True

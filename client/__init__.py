@@ -19,7 +19,9 @@ from mailraft.client.options import (
     MailboxRole,
     MessageOrder,
     MessageView,
+    ObjectType,
     ReadArgs,
+    SearchArgs,
     WriteArgs,
 )
 from mailraft.client.results import NewMessage, Page, Receipt, Recipient, RecipientReceipt
@@ -41,11 +43,13 @@ __all__ = [
     "MessageOrder",
     "MessageView",
     "NewMessage",
+    "ObjectType",
     "Page",
     "ReadArgs",
     "Receipt",
     "Recipient",
     "RecipientReceipt",
+    "SearchArgs",
     "Session",
     "WriteArgs",
     "errors",

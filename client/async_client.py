@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from mailraft.client import calls, content
-from mailraft.client.async_transport import AsyncTransport
+from mailraft.client.async_changes import AsyncChanges
+from mailraft.client.async_mutations import AsyncMutations
 from mailraft.client.calls import Mailbox
 from mailraft.client.options import ListArgs, MailboxRole, MessageView, ReadArgs, WriteArgs
 from mailraft.client.results import NewMessage, Page, Receipt, Recipient, receipt_of
@@ -33,7 +34,7 @@ from mailraft.v1 import (
 from mailraft.wire import errors
 
 
-class AsyncClient:
+class AsyncClient(AsyncChanges, AsyncMutations):
     """Mailboxes of a mailraft cluster.
 
         async with AsyncClient("127.0.0.1:7400", certs=".mailraft/certs") as mail:
@@ -74,10 +75,9 @@ class AsyncClient:
         direct: bool = True,
         session: Session | None = None,
     ) -> None:
-        self._settings = Settings.of(target, certs, name, insecure, deadline_s, direct)
-        self._transport = AsyncTransport(self._settings)
+        settings = Settings.of(target, certs, name, insecure, deadline_s, direct)
+        super().__init__(settings, Session() if session is None else session)
         self._compress = compress
-        self._session = Session() if session is None else session
 
     async def __aenter__(self) -> Self:
         return self
@@ -454,29 +454,4 @@ class AsyncClient:
         """Limits, levels and features of this cluster."""
         request = cluster_pb2.GetCapabilitiesRequest()
         reply: cluster_pb2.GetCapabilitiesResponse = await self._ask(request)
-        return reply
-
-    # --- what the calls share
-
-    def _deadline_s(self, args: ReadArgs | WriteArgs) -> float:
-        return args.get("deadline_s", self._settings.deadline_s)
-
-    async def _ask(self, request: Any) -> Any:
-        return await self._transport.unary(request, self._settings.deadline_s)
-
-    async def _read(self, request: Any, args: ReadArgs) -> Any:
-        request.read_options.CopyFrom(calls.read_options(request.account_id, self._session, args))
-        try:
-            reply = await self._transport.unary(request, self._deadline_s(args))
-        except errors.StateTooOldError:
-            self._session.forget(request.account_id)
-            raise
-        self._session.observe(request.account_id, reply.state)
-        return reply
-
-    async def _write(self, request: Any, args: WriteArgs) -> Any:
-        request.request_id = calls.request_id(args)
-        request.write_options.CopyFrom(calls.write_options(args))
-        reply = await self._transport.unary(request, self._deadline_s(args))
-        self._session.observe(request.account_id, reply.state)
         return reply

@@ -16,7 +16,8 @@ from mailraft.router.dispatch import Dispatcher
 from mailraft.router.methods import Method, method_of
 from mailraft.router.table import CLUSTER
 from mailraft.router.tries import Goal, Target, Tries
-from mailraft.v1 import cluster_pb2, common_pb2, delivery_pb2
+from mailraft.router.watch import Watch
+from mailraft.v1 import change_pb2, cluster_pb2, common_pb2, delivery_pb2
 from mailraft.wire import errors
 from mailraft.wire.slots import SLOTS
 
@@ -66,6 +67,31 @@ class AsyncTransport:
                 if part is None:
                     return
                 yield part
+
+    async def watch(
+        self, requests: Sequence[change_pb2.WatchRequest]
+    ) -> AsyncGenerator[change_pb2.WatchResponse, None]:
+        """What is told of the accounts that are asked for, over one stream a node, until closed."""
+        with self._ended_by_close():
+            dispatcher = await self._connected(_now_s() + self._settings.deadline_s)
+
+        async def asked() -> AsyncGenerator[change_pb2.WatchRequest, None]:
+            for request in requests:
+                yield request
+            await asyncio.get_running_loop().create_future()  # the stream goes on
+
+        async with aclosing(Watch(dispatcher.fleet).run(asked())) as responses:
+            while True:
+                with self._ended_by_close():
+                    response = await anext(responses, None)
+                if response is None:
+                    return
+                yield response
+
+    async def pause(self, pause_s: float) -> None:
+        """Wait, unless the client is closed."""
+        with self._ended_by_close():
+            await asyncio.sleep(pause_s)
 
     async def deliver(
         self,

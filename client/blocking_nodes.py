@@ -66,8 +66,10 @@ class BlockingNodes:
         now_s = time.monotonic()
         return sorted(found, key=lambda address: self._suspects.get(address, 0.0) > now_s)
 
-    def call(self, address: str, method: Method, request: Any, timeout_s: float) -> Any:
-        """One try of a call: its reply, or the stream of its parts, which raises grpc.RpcError."""
+    def call(self, address: str, method: Method, request: Any, timeout_s: float | None) -> Any:
+        """One try of a call: its reply, or the stream of its parts, which raises grpc.RpcError. A
+        request of many parts is an iterator of them.
+        """
         return self._callable(address, method)(
             request, timeout=timeout_s, metadata=self._metadata()
         )
@@ -136,7 +138,10 @@ class BlockingNodes:
                     secrets = self._settings.credentials
                     channel = credentials.open_sync_channel(address, secrets)
                     self._channels[address] = channel
-                kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+                kind: Any = channel.unary_unary
+                if method.server_streaming:
+                    both = method.client_streaming
+                    kind = channel.stream_stream if both else channel.unary_stream
                 found = self._callables[address, method.path] = kind(
                     method.path,
                     request_serializer=method.request.SerializeToString,

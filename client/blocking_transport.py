@@ -7,11 +7,12 @@ own. So this follows its rules in less: no coalescing, and reads go to the leade
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
 
+from mailraft.client import blocking_watch
 from mailraft.client.blocking_nodes import BlockingNodes
 from mailraft.client.blocking_tries import BlockingTries, transient
 from mailraft.client.settings import Settings
@@ -24,7 +25,7 @@ from mailraft.router.methods import (
     method_of,
     waits_for_replicas,
 )
-from mailraft.v1 import common_pb2, delivery_pb2
+from mailraft.v1 import change_pb2, common_pb2, delivery_pb2
 from mailraft.wire import errors
 
 _DELIVER = METHODS["/mailraft.v1.MessageService/DeliverMessages"]
@@ -68,6 +69,16 @@ class BlockingTransport:
             raise self._nodes.failure(address, error) from None
         finally:
             parts.cancel()
+
+    def watch(
+        self, requests: Sequence[change_pb2.WatchRequest]
+    ) -> Generator[change_pb2.WatchResponse, None, None]:
+        """What is told of the accounts that are asked for, over one stream a node, until closed."""
+        yield from blocking_watch.watch(self._nodes, requests)
+
+    def pause(self, pause_s: float) -> None:
+        """Wait."""
+        time.sleep(pause_s)
 
     def deliver(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import field_mask_pb2
 
@@ -17,7 +17,9 @@ from mailraft.client.options import (
     MailboxRole,
     MessageOrder,
     MessageView,
+    ObjectType,
     ReadArgs,
+    SearchArgs,
     WriteArgs,
 )
 from mailraft.client.results import NewMessage, Page, Recipient
@@ -30,6 +32,7 @@ from mailraft.v1 import (
     mailbox_pb2,
     message_pb2,
     message_service_pb2,
+    search_pb2,
 )
 from mailraft.wire import limits
 
@@ -37,6 +40,10 @@ INBOX = "INBOX"
 DEFAULT = common_pb2.CONSISTENCY_UNSPECIFIED  # the cluster's
 MAILBOXES_PAGE = limits.PAGE_SIZE_MAX
 GET_BLOB_MAX_BYTES = 1024 * 1024  # of GetBlob, a call; the server lowers what is above
+COMMANDS_MAX = 1_000_000  # of one call about UIDs: far above any mailbox
+WAIT_S = 60.0  # of wait_committed
+Messages = Sequence[str] | common_pb2.UidSet
+"""Messages by their ids, or by UIDs of one mailbox."""
 Mailbox = str | MailboxRole
 """A mailbox by its id or its role; "INBOX" in any case is the role (an id is never that short)."""
 
@@ -80,7 +87,11 @@ def role_of(mailbox: Mailbox) -> common_pb2.MailboxRole.ValueType | None:
     return common_pb2.MAILBOX_ROLE_INBOX if mailbox.upper() == INBOX else None
 
 
-_NamesMailbox = mailbox_pb2.GetMailboxRequest | message_service_pb2.ListMessagesRequest
+_NamesMailbox = (
+    mailbox_pb2.GetMailboxRequest
+    | message_service_pb2.ListMessagesRequest
+    | message_service_pb2.ListUidsRequest
+)
 
 
 def name_mailbox(request: _NamesMailbox, mailbox: Mailbox) -> None:
@@ -187,13 +198,54 @@ def append_item(
     return item
 
 
-def selector(messages: Sequence[str] | common_pb2.UidSet) -> common_pb2.MessageSelector:
+def selector(messages: Messages) -> common_pb2.MessageSelector:
     """Which messages are meant: some ids, or UIDs of one mailbox."""
     if isinstance(messages, common_pb2.UidSet):
         return common_pb2.MessageSelector(uid_set=messages)
+    return common_pb2.MessageSelector(ids=message_ids(messages))
+
+
+def message_ids(messages: Sequence[str]) -> common_pb2.MessageIds:
+    """Ids, as a message."""
     if isinstance(messages, str):
         raise TypeError("`messages` is a list of ids, not one string")
-    return common_pb2.MessageSelector(ids=common_pb2.MessageIds(ids=messages))
+    return common_pb2.MessageIds(ids=messages)
+
+
+def object_types(types: Sequence[ObjectType]) -> list[common_pb2.ObjectType.ValueType]:
+    """Kinds of object; none: all."""
+    return [common_pb2.ObjectType.ValueType(each) for each in types]
+
+
+def update_mailbox(
+    account_id: str, mailbox_id: str, values: Mapping[str, Any], etag: str
+) -> mailbox_pb2.UpdateMailboxRequest:
+    """Changes the fields of a mailbox that are not None."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return mailbox_pb2.UpdateMailboxRequest(
+        account_id=account_id,
+        mailbox=mailbox_pb2.Mailbox(id=mailbox_id, etag=etag, **given),
+        update_mask=field_mask_pb2.FieldMask(paths=list(given)),
+    )
+
+
+def search(
+    account_id: str,
+    only: search_pb2.MessageFilter | None,
+    mailbox_id: str,
+    page_token: str,
+    args: SearchArgs,
+) -> search_pb2.SearchMessagesRequest:
+    """One page of a search."""
+    return search_pb2.SearchMessagesRequest(
+        account_id=account_id,
+        mailbox_id=mailbox_id,
+        filter=only,
+        sort=args.get("sort", ()),
+        page_size=args.get("page_size", 0),
+        page_token=page_token,
+        view=message_pb2.MessageView.ValueType(args.get("view", MessageView.BASIC)),
+    )
 
 
 def get_blob(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -40,6 +41,17 @@ class RequestIds:
 def _uuid7(time_ms: int, counter: int) -> bytes:
     high, low = counter >> 62, counter & ((1 << 62) - 1)
     return (time_ms << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16)
+
+
+def following_id(first: bytes, number: int) -> bytes:
+    """The request id of the `number`-th command of a call; 0: the first one's own.
+
+    The same whenever the call is repeated, and of the same time, so in the same window.
+    """
+    if not number:
+        return first
+    digest = hashlib.sha256(first + number.to_bytes(4)).digest()
+    return _uuid7(int.from_bytes(first[:6]), int.from_bytes(digest) & ((1 << _RANDOM_BITS) - 1))
 
 
 # One for the process, so that the ids of all clients in it rise.

@@ -6,6 +6,7 @@ Every read takes ReadArgs and every mutation WriteArgs, so these words mean the 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import TypedDict
 
 from mailraft.v1 import common_pb2, message_pb2, search_pb2
@@ -80,6 +81,15 @@ class MessageOrder(enum.IntEnum):
     RECEIVED_DESC = message_pb2.MESSAGE_ORDER_RECEIVED_DESC
 
 
+class ObjectType(enum.IntEnum):
+    """Kinds of object whose changes are told."""
+
+    ACCOUNT = common_pb2.OBJECT_TYPE_ACCOUNT
+    MAILBOX = common_pb2.OBJECT_TYPE_MAILBOX
+    MESSAGE = common_pb2.OBJECT_TYPE_MESSAGE
+    THREAD = common_pb2.OBJECT_TYPE_THREAD
+
+
 class ReadArgs(TypedDict, total=False):
     """Keywords of every read about an account."""
 
@@ -110,6 +120,17 @@ class ListArgs(ReadArgs, total=False):
     """Only these; by what the message's own record holds (FilterUnsupportedError). Default: all."""
     uid_validity: int
     """If not 0, the mailbox must have it (UidValidityMismatchError)."""
+
+
+class SearchArgs(ReadArgs, total=False):
+    """Keywords of search_messages and iter_search."""
+
+    sort: Sequence[search_pb2.SortKey]
+    """At most 4. Default: by received time, newest first."""
+    page_size: int
+    """How many messages at most a page, up to 1,000. Default: 100."""
+    view: MessageView
+    """Default: BASIC."""
 
 
 class WriteArgs(TypedDict, total=False):

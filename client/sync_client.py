@@ -11,15 +11,16 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from mailraft.client import calls, content
-from mailraft.client.blocking_transport import BlockingTransport
 from mailraft.client.calls import Mailbox
 from mailraft.client.options import ListArgs, MailboxRole, MessageView, ReadArgs, WriteArgs
 from mailraft.client.results import NewMessage, Page, Receipt, Recipient, receipt_of
 from mailraft.client.session import Session
 from mailraft.client.settings import STREAM_DEADLINE_S, PathLike, Settings
+from mailraft.client.sync_changes import BlockingChanges
+from mailraft.client.sync_mutations import BlockingMutations
 from mailraft.v1 import (
     account_pb2,
     blob_pb2,
@@ -33,7 +34,7 @@ from mailraft.v1 import (
 from mailraft.wire import errors
 
 
-class Client:
+class Client(BlockingChanges, BlockingMutations):
     """Mailboxes of a mailraft cluster.
 
         with Client("127.0.0.1:7400", certs=".mailraft/certs") as mail:
@@ -75,10 +76,9 @@ class Client:
         direct: bool = True,
         session: Session | None = None,
     ) -> None:
-        self._settings = Settings.of(target, certs, name, insecure, deadline_s, direct)
-        self._transport = BlockingTransport(self._settings)
+        settings = Settings.of(target, certs, name, insecure, deadline_s, direct)
+        super().__init__(settings, Session() if session is None else session)
         self._compress = compress
-        self._session = Session() if session is None else session
 
     def __enter__(self) -> Self:
         return self
@@ -452,29 +452,4 @@ class Client:
         """Limits, levels and features of this cluster."""
         request = cluster_pb2.GetCapabilitiesRequest()
         reply: cluster_pb2.GetCapabilitiesResponse = self._ask(request)
-        return reply
-
-    # --- what the calls share
-
-    def _deadline_s(self, args: ReadArgs | WriteArgs) -> float:
-        return args.get("deadline_s", self._settings.deadline_s)
-
-    def _ask(self, request: Any) -> Any:
-        return self._transport.unary(request, self._settings.deadline_s)
-
-    def _read(self, request: Any, args: ReadArgs) -> Any:
-        request.read_options.CopyFrom(calls.read_options(request.account_id, self._session, args))
-        try:
-            reply = self._transport.unary(request, self._deadline_s(args))
-        except errors.StateTooOldError:
-            self._session.forget(request.account_id)
-            raise
-        self._session.observe(request.account_id, reply.state)
-        return reply
-
-    def _write(self, request: Any, args: WriteArgs) -> Any:
-        request.request_id = calls.request_id(args)
-        request.write_options.CopyFrom(calls.write_options(args))
-        reply = self._transport.unary(request, self._deadline_s(args))
-        self._session.observe(request.account_id, reply.state)
         return reply

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailraft.cluster.errors import CertificateError
@@ -111,6 +112,20 @@ def ensure(
     return made
 
 
+def check(folder: Path, name: str) -> None:
+    """Raise CertificateError unless the authority and the identity `name` can be presented.
+
+    Whoever made them: gRPC says of files that it cannot use no more than that it cannot listen.
+    """
+    _load_certificate(folder / f"{CA_NAME}.pem")
+    certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
+    certificate, key = _load_certificate(certificate_path), _load_key(key_path)
+    if key.public_key() != certificate.public_key():
+        raise CertificateError(
+            f"{key_path} does not belong to {certificate_path}", "make both again, or put them back"
+        )
+
+
 def inspect(folder: Path) -> list[CertificateInfo]:
     """Every certificate in a folder, the authority first. Raises CertificateError."""
     found = sorted(folder.glob("*.pem"), key=lambda path: (path.stem != CA_NAME, path.stem))
@@ -163,10 +178,7 @@ def _read(folder: Path, name: str) -> _Identity | None:
     if not certificate_path.exists() or not key_path.exists():
         return None
     certificate = _load_certificate(certificate_path)
-    try:
-        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"{key_path} is no private key: {error}", "remove it") from error
+    key = _load_key(key_path)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{key_path} is no EC key", "remove it, or use another folder")
     if key.public_key() != certificate.public_key():
@@ -175,6 +187,13 @@ def _read(folder: Path, name: str) -> _Identity | None:
             "remove both, or use another folder",
         )
     return _Identity(certificate, key)
+
+
+def _load_key(path: Path) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError) as error:
+        raise CertificateError(f"{path} is no private key: {error}", "remove it") from error
 
 
 def _load_certificate(path: Path) -> x509.Certificate:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from mailraft.cluster import logs, mapfile
+from mailraft.cluster import certs, logs, mapfile
 from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
 from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
@@ -46,8 +46,10 @@ def run_node(settings: NodeSettings) -> int:
     """Run one storage node until it is told to stop; returns the exit status."""
     logs.configure(settings.log_level, settings.log_format, process="node", node=settings.node)
     from mailraft.node.engine.errors import EngineError
+    from mailraft.node.interfaces import LogCorruptError
 
-    return _run(_serve(lambda: _build_node(settings), settings, (EngineError,)))
+    refusals = (EngineError, LogCorruptError)
+    return _run(_serve(lambda: _build_node(settings), settings, refusals))
 
 
 def run_router(settings: RouterSettings) -> int:
@@ -57,7 +59,7 @@ def run_router(settings: RouterSettings) -> int:
 
 
 def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentials:
-    """This process' TLS identity. Raises SettingsError unless its files are there."""
+    """This process' TLS identity. Raises SettingsError or CertificateError."""
     if settings.insecure:
         return Insecure()
     folder, name = settings.certs_folder, settings.certificate or default_name
@@ -68,6 +70,7 @@ def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentia
                 f"bad setting certs_folder: {folder / file} is not there",
                 f"make it: mailraft certs init --dir {folder}",
             )
+    certs.check(folder, name)
     return Credentials(folder, name)
 
 
@@ -185,7 +188,10 @@ def _cannot_listen(name: str, address: str, error: Exception) -> SettingsError:
     # grpc.aio tells a port that is taken by RuntimeError; another one is a bug.
     if isinstance(error, RuntimeError) and "bind" not in str(error):
         raise error
-    return SettingsError(f"bad setting {name}: cannot listen at {address}: {error}")
+    why = error.strerror if isinstance(error, OSError) else None
+    return SettingsError(
+        f"bad setting {name}: cannot listen at {address}: {why or 'the port is taken'}"
+    )
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:

@@ -11,6 +11,11 @@ import structlog
 from mailraft.cluster.levels import LogLevel
 from mailraft.cluster.settings import LogFormat
 
+# Without the values of variables, which structlog would add: they may be somebody's mail.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 
 def configure(
     level: LogLevel, log_format: LogFormat, *, stream: TextIO | None = None, **context: object
@@ -35,7 +40,7 @@ def configure(
     after: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
         if on_terminal
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -11,7 +11,7 @@ from mailraft.router.methods import waits_for_replicas
 from mailraft.router.pool import NoAnswerError
 from mailraft.router.tries import Goal, Target, Tries
 from mailraft.v1 import common_pb2, delivery_pb2, error_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, limits
 
 # What a recipient's result may say that is worth another try; the rest is its answer.
 _RETRIED = frozenset(
@@ -47,7 +47,11 @@ class Deliverer:
             await self._to_shard(shard, part, write_options, deadline_s)
             return _joined(part.results)
         part = _Part(delivery, list(range(recipients)), [None] * recipients)
-        await self._split(part, write_options, deadline_s)
+        wrong = _wrong_form(delivery)
+        if wrong is not None:
+            part.refuse(wrong)
+        else:
+            await self._split(part, write_options, deadline_s)
         return _joined(part.results)
 
     async def _split(
@@ -169,6 +173,21 @@ class _Part:
                 self.results[index] = answer
         self.indexes = open_indexes
         return worst
+
+
+def _wrong_form(delivery: delivery_pb2.Delivery) -> errors.MailraftError | None:
+    """What no node could see of its part: too many recipients, or one of them twice.
+
+    Either refuses the whole delivery, as at a node; one that is split must not do more.
+    """
+    names = [each.account_id for each in delivery.recipients]
+    if len(names) > limits.RECIPIENTS_PER_DELIVERY_MAX:
+        what = f"1 to {limits.RECIPIENTS_PER_DELIVERY_MAX}"
+    elif len(set(names)) != len(names):
+        what = "without repetition"
+    else:
+        return None
+    return errors.BadFieldError(f"recipients: {what}", fields={"recipients": what})
 
 
 def _joined(

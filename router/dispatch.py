@@ -235,6 +235,10 @@ class Dispatcher:
         self, request: delivery_pb2.DeliverMessagesRequest, deadline_s: float
     ) -> delivery_pb2.DeliverMessagesResponse:
         _check_count("deliveries", len(request.deliveries), limits.DELIVERIES_PER_CALL_MAX)
+        recipients = sum(len(delivery.recipients) for delivery in request.deliveries)
+        if recipients > limits.RECIPIENTS_PER_CALL_MAX:
+            what = f"at most {limits.RECIPIENTS_PER_CALL_MAX} recipients in all"
+            raise errors.BadFieldError(f"deliveries: {what}", fields={"deliveries": what})
         write_options = request.write_options if request.HasField("write_options") else None
         results = await _together(
             self._deliverer.deliver(delivery, write_options, deadline_s)

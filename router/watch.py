@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -11,13 +13,14 @@ import grpc
 from mailraft.router.fleet import Fleet
 from mailraft.router.methods import METHODS, Pace
 from mailraft.router.tries import Goal, Target, Tries
-from mailraft.v1 import change_pb2
+from mailraft.v1 import change_pb2, error_pb2
 from mailraft.wire import errors, limits
 
 # A caller that does not read its events ends its stream.
 EVENTS_WAITING_MAX = 4_096
 ACCOUNTS_PER_STREAM_MAX = 10_000
 SUBSCRIBE_TIMEOUT_S = 5.0
+HEARTBEAT_S = 15.0
 
 _WATCH = METHODS["/mailraft.v1.MessageService/Watch"]
 
@@ -36,27 +39,32 @@ class Watch:
         self._where: dict[str, str] = {}  # account -> address
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._slow = asyncio.Event()
+        self._refreshing: asyncio.Future[None] | None = None  # kept, so that it is not lost
 
     async def run(
         self, requests: AsyncIterator[change_pb2.WatchRequest]
-    ) -> AsyncIterator[change_pb2.WatchResponse]:
+    ) -> AsyncGenerator[change_pb2.WatchResponse, None]:
         """Carry requests to the nodes and yield what they tell, until the caller ends its side."""
         reading = asyncio.ensure_future(self._read(requests))
+        slow = asyncio.ensure_future(self._slow.wait())
         try:
             while True:
                 event = asyncio.ensure_future(self._events.get())
-                slow = asyncio.ensure_future(self._slow.wait())
-                await asyncio.wait({event, slow, reading}, return_when=asyncio.FIRST_COMPLETED)
-                slow.cancel()
+                ends = {event, slow, reading}
+                await asyncio.wait(ends, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
                 if event.done():
                     yield event.result()
                     continue
                 event.cancel()
-                if self._slow.is_set():
+                if slow.done():
                     raise errors.OverloadedError(f"{EVENTS_WAITING_MAX} events were not read")
-                reading.result()  # raises what reading raised
-                return
+                if reading.done():
+                    reading.result()  # raises what reading raised
+                    return
+                heartbeat = change_pb2.WatchHeartbeat(time_ms=time.time_ns() // 1_000_000)
+                yield change_pb2.WatchResponse(heartbeat=heartbeat)
         finally:
+            slow.cancel()
             reading.cancel()
             await self._close()
 
@@ -74,11 +82,21 @@ class Watch:
         if request.WhichOneof("action") == "unsubscribe":
             address = self._where.pop(account_id, "")
             if address in self._calls:
-                await self._calls[address].write(request)
+                # A stream that has ended already watches nothing any more.
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await self._calls[address].write(request)
             return
         if account_id not in self._where and len(self._where) >= ACCOUNTS_PER_STREAM_MAX:
             metadata = {"limit": "watched_accounts_per_stream", "max": str(ACCOUNTS_PER_STREAM_MAX)}
             raise errors.LimitReachedError(metadata=metadata)
+        known = self._calls.get(self._where.get(account_id, ""))
+        if known is not None and not known.done():
+            try:  # where it is already, so that it is not told twice
+                await asyncio.wait_for(known.write(request), SUBSCRIBE_TIMEOUT_S)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+                self._where.pop(account_id, None)
+            else:
+                return
         shard = self._fleet.table.topology.shard_of(account_id)
         deadline_s = asyncio.get_running_loop().time() + limits.DEADLINE_DEFAULT_MS / 1000
         tries = Tries(self._fleet, Goal(shard, Target.ANY, Pace.QUICK), deadline_s)
@@ -108,7 +126,7 @@ class Watch:
     async def _listen(self, address: str, call: Any) -> None:
         try:
             async for response in call:
-                self._tell(response)
+                self._pass_on(address, response)
             error: errors.MailraftError = errors.ShuttingDownError(f"{address} ended the stream")
         except grpc.aio.AioRpcError as failed:
             error = self._fleet.pool.node(address).failure(failed)
@@ -118,6 +136,17 @@ class Watch:
             del self._calls[address]
         for account_id in [each for each, where in self._where.items() if where == address]:
             self._end(account_id, error)
+
+    def _pass_on(self, address: str, response: change_pb2.WatchResponse) -> None:
+        """What a node tells, unless its account has left it; heartbeats are the router's own."""
+        event, where = response.WhichOneof("event"), self._where.get(response.account_id)
+        if event == "end":
+            if response.end.reason == error_pb2.ERROR_REASON_STALE_ROUTE:
+                self._refreshing = asyncio.ensure_future(self._fleet.refresh())
+            if where in (address, None):
+                self._tell(response)
+        elif event == "change" and where == address:
+            self._tell(response)
 
     def _end(self, account_id: str, error: errors.MailraftError) -> None:
         self._where.pop(account_id, None)

@@ -44,6 +44,7 @@ IMPORT_DIRECTIONS = {
 # Modules that run by themselves, or that only users import: nobody here has to.
 ENTRY_POINTS = {
     "mailraft.cluster.cli": "the console script of pyproject.toml",
+    "mailraft.cluster.cli.__main__": "how a local cluster starts its processes",
     "mailraft.cluster.demo": "make demo",
 }
 

@@ -36,6 +36,8 @@ COMMANDS = [
     ("mail", "deliver"),
     ("mail", "list"),
     ("mail", "fetch"),
+    ("mail", "import"),
+    ("mail", "export"),
     ("certs", "init"),
     ("certs", "list"),
     ("version",),
