@@ -118,7 +118,7 @@ class Writer:
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
         self.acknowledged: dict[tuple[str, str], bytes] = {}
-        self.failed = 0
+        self.failed = self.under_way = 0
         self._stop = False
 
     async def run(self, number: int) -> None:
@@ -128,12 +128,15 @@ class Writer:
                 return
             account = ACCOUNTS[(number + step) % len(ACCOUNTS)]
             raw = f"Subject: {number}/{step}\n\n".encode() + os.urandom(number * 40)
+            self.under_way += 1
             try:
                 receipt = await self.client.deliver(raw, to=[account], deadline_s=60.0)
             except MailraftError:
                 self.failed += 1
             else:
                 self.acknowledged[account, receipt.recipients[0].message_id] = raw
+            finally:
+                self.under_way -= 1
 
     def stop(self) -> None:
         """Each ends after the delivery that it has under way."""
@@ -171,10 +174,11 @@ async def test_kill_all_nodes_at_once(cluster: LocalCluster, client: AsyncClient
     async with asyncio.TaskGroup() as group:
         for number in range(32):
             group.create_task(writer.run(number))
-        await writer.reach(500)
+        await writer.reach(1_000)
         cluster.kill_all_nodes()
         before = len(writer.acknowledged)
         assert len(cluster.ended()) == 3
+        assert writer.under_way == 32, "nothing was cut off"
         for node in cluster.nodes:
             cluster.start(node)
         await cluster.wait_ready()
