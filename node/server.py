@@ -165,7 +165,7 @@ class NodeServer:
         except (LogCorruptError, CorruptionError) as error:
             log.critical(
                 "the replica of shard %d steps aside, it neither votes nor serves: %s. With its "
-                "folder moved away this node is rebuilt from its peers (docs/operations.md)",
+                "folder moved away this node is rebuilt from its peers (docs/consensus.md)",
                 group,
                 error,
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mailraft.client import AsyncClient
 from mailraft.cluster import mapfile
@@ -58,6 +59,7 @@ class Nodes:
                 listen_address=self.map.nodes[number - 1].address,
                 credentials=Insecure(),
                 consensus=SMALL,
+                registry=CollectorRegistry(),
             ),
             view=mapfile.StaticClusterView(self.map, number),
             maps=mapfile.StaticMaps(self.map),
