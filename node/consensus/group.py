@@ -193,9 +193,7 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
         self._commit_before_tick = self.commit_index
         if self.election_due():
             self.may_start_election()
-        elif self.journal.amnesic or (
-            not self.may_campaign and not self.mutants & Mutant.LONER_ELECTS_ITSELF
-        ):
+        elif self.journal.amnesic or not self.may_campaign:
             self.put_election_off()  # stock elects a replica that knows of nobody
         self.doTick(0.0)
         self._convert_stock_messages()
@@ -209,9 +207,7 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
     @property
     def watches_time(self) -> bool:
         """Something under way may be due, or overdue: to be ticked in every turn."""
-        return (
-            self.election_due() or self.reads_pending or self.transfer_pending or self.amnesic
-        )
+        return self.election_due() or self.reads_pending or self.transfer_pending or self.amnesic
 
     # ---- out ------------------------------------------------------------------------------------
 

@@ -71,6 +71,8 @@ class ReplicaBase(Stock):
         """A voter, or one that is being removed: until that is committed its log may be needed
         to elect anyone (thesis section 4.2.2).
         """
+        if self.mutants & Mutant.LONER_ELECTS_ITSELF:
+            return True
         index = self.journal.configuration_index
         if self.is_voter or index <= self.commit_index:
             return self.is_voter
