@@ -92,9 +92,11 @@ def learners_have_no_vote(mutants: Mutant = Mutant.NONE) -> Scene:
 def stranger_never_campaigns(mutants: Mutant = Mutant.NONE) -> Scene:
     """A replica that is no member, and knows of none, does not make itself leader (row 11)."""
     scene = _led(3, mutants, spares=1)
+    log = scene.log(4)
     scene.time_out(4)
     scene.live_s(0.2)
     hold(scene.leaders() == [1], "election safety: a replica without peers elects itself")
+    hold(scene.log(4) == log, "election safety: it led long enough to write to its log")
     hold(scene.status(4).term <= scene.status(1).term, "no needless election: its term rises")
     return scene
 
