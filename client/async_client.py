@@ -16,9 +16,17 @@ from typing import Self, Unpack
 from mailraft.client import calls, content
 from mailraft.client.async_changes import AsyncChanges
 from mailraft.client.async_mutations import AsyncMutations
+from mailraft.client.async_uploads import AsyncUploads
 from mailraft.client.calls import Mailbox
 from mailraft.client.options import ListArgs, MailboxRole, MessageView, ReadArgs, WriteArgs
-from mailraft.client.results import NewMessage, Page, Receipt, Recipient, receipt_of
+from mailraft.client.results import (
+    NewMessage,
+    Page,
+    Receipt,
+    Recipient,
+    receipt_of,
+    with_refused,
+)
 from mailraft.client.session import Session
 from mailraft.client.settings import STREAM_DEADLINE_S, PathLike, Settings
 from mailraft.v1 import (
@@ -31,10 +39,10 @@ from mailraft.v1 import (
     message_pb2,
     message_service_pb2,
 )
-from mailraft.wire import errors
+from mailraft.wire import errors, limits
 
 
-class AsyncClient(AsyncChanges, AsyncMutations):
+class AsyncClient(AsyncChanges, AsyncMutations, AsyncUploads):
     """Mailboxes of a mailraft cluster.
 
         async with AsyncClient("127.0.0.1:7400", certs=".mailraft/certs") as mail:
@@ -247,9 +255,32 @@ class AsyncClient(AsyncChanges, AsyncMutations):
 
         With one recipient its error is raised. With several each has its own outcome, also where
         nobody could be reached: see Receipt.failed and Receipt.raise_for_failures(). `if_in_state`
-        is not allowed. keywords: for all. internal_time: None for the leader's time. Raises
-        MessageTooLargeError above 3 MiB.
+        is not allowed. keywords: for all. internal_time: None for the leader's time. Above 1 MiB it
+        is uploaded to each recipient's account first, one after the other, and deadline_s is of
+        each of these calls. Raises MessageTooLargeError above 50 MiB.
         """
+        args["request_id"] = calls.request_id(args)
+        names = [each.account_id for each in calls.recipients(to)]
+        refused: dict[str, errors.MailraftError] = {}
+        if len(raw) > limits.UPLOAD_ABOVE_BYTES:
+            to, refused = await self._upload_for(raw, to, args)
+            raw = b""
+        receipt = None
+        if to or not refused:
+            receipt = await self._deliver(raw, to, keywords, internal_time, args)
+        receipt = with_refused(args["request_id"], names, receipt, refused)
+        if len(receipt.recipients) == 1:
+            receipt.raise_for_failures()
+        return receipt
+
+    async def _deliver(
+        self,
+        raw: bytes,
+        to: Sequence[str | Recipient],
+        keywords: Sequence[str],
+        internal_time: datetime | None,
+        args: WriteArgs,
+    ) -> Receipt:
         delivery = calls.delivery(raw, to, keywords, internal_time, args, compress=self._compress)
         result = await self._transport.deliver(
             delivery, calls.write_options(args), self._deadline_s(args)
@@ -257,8 +288,6 @@ class AsyncClient(AsyncChanges, AsyncMutations):
         receipt = receipt_of(delivery, result)
         for each in receipt.recipients:
             self._session.observe(each.account_id, each.state)
-        if len(receipt.recipients) == 1:
-            receipt.raise_for_failures()
         return receipt
 
     async def append(
@@ -268,10 +297,13 @@ class AsyncClient(AsyncChanges, AsyncMutations):
         mailbox: Mailbox = calls.INBOX,
         **args: Unpack[WriteArgs],
     ) -> Sequence[delivery_pb2.AppendedMessage]:
-        """Appends messages to a mailbox, all or none, in this order; at most 256 and 4 MiB.
+        """Appends messages to a mailbox, all or none, in this order; at most 256 and 4 MiB. Those
+        above 1 MiB do not count for that, up to 50 MiB each: they are uploaded first.
 
         Raises MailboxNotFoundError, OverQuotaError, MessageTooLargeError.
         """
+        args["request_id"] = calls.request_id(args)
+        messages = await self._upload_large(account_id, messages, args)
         items = [calls.append_item(each, mailbox, compress=self._compress) for each in messages]
         request = delivery_pb2.AppendMessagesRequest(account_id=account_id, messages=items)
         reply: delivery_pb2.AppendMessagesResponse = await self._write(request, args)

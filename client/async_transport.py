@@ -7,17 +7,18 @@ hold everything: batching and retries stay the same, and whoever is asked forwar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
+from mailraft.client.content import Upload
 from mailraft.client.settings import CLOSED, Settings
 from mailraft.router.dispatch import Dispatcher
 from mailraft.router.methods import Method, method_of
 from mailraft.router.table import CLUSTER
 from mailraft.router.tries import Goal, Target, Tries
 from mailraft.router.watch import Watch
-from mailraft.v1 import change_pb2, cluster_pb2, common_pb2, delivery_pb2
+from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2, common_pb2, delivery_pb2
 from mailraft.wire import errors
 from mailraft.wire.slots import SLOTS
 
@@ -87,6 +88,22 @@ class AsyncTransport:
                 if response is None:
                     return
                 yield response
+
+    async def upload(self, upload: Upload, deadline_s: float) -> blob_pb2.UploadBlobResponse:
+        """One stream, to whoever leads. What breaks in its middle is its caller's to resume."""
+        end_s = _now_s() + deadline_s
+
+        async def chunks() -> AsyncGenerator[blob_pb2.UploadBlobRequest, None]:
+            for chunk in upload.chunks():
+                yield chunk
+
+        with self._ended_by_close():
+            dispatcher = await self._connected(end_s)
+            return await dispatcher.upload(upload.header(), chunks(), end_s)
+
+    async def apart(self, work: Callable[[], None]) -> None:
+        """Work that would hold up the event loop."""
+        await asyncio.to_thread(work)
 
     async def pause(self, pause_s: float) -> None:
         """Wait, unless the client is closed."""

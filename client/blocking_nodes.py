@@ -142,6 +142,8 @@ class BlockingNodes:
                 if method.server_streaming:
                     both = method.client_streaming
                     kind = channel.stream_stream if both else channel.unary_stream
+                elif method.client_streaming:
+                    kind = channel.stream_unary
                 found = self._callables[address, method.path] = kind(
                     method.path,
                     request_serializer=method.request.SerializeToString,

@@ -6,6 +6,7 @@ own. So this follows its rules in less: no coalescing, and reads go to the leade
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar, cast
@@ -15,6 +16,7 @@ import grpc
 from mailraft.client import blocking_watch
 from mailraft.client.blocking_nodes import BlockingNodes
 from mailraft.client.blocking_tries import BlockingTries, transient
+from mailraft.client.content import Upload
 from mailraft.client.settings import Settings
 from mailraft.router import listing
 from mailraft.router.methods import (
@@ -25,10 +27,11 @@ from mailraft.router.methods import (
     method_of,
     waits_for_replicas,
 )
-from mailraft.v1 import change_pb2, common_pb2, delivery_pb2
+from mailraft.v1 import blob_pb2, change_pb2, common_pb2, delivery_pb2
 from mailraft.wire import errors
 
 _DELIVER = METHODS["/mailraft.v1.MessageService/DeliverMessages"]
+_UPLOAD = METHODS["/mailraft.v1.BlobService/UploadBlob"]
 
 Result = TypeVar("Result")
 
@@ -75,6 +78,28 @@ class BlockingTransport:
     ) -> Generator[change_pb2.WatchResponse, None, None]:
         """What is told of the accounts that are asked for, over one stream a node, until closed."""
         yield from blocking_watch.watch(self._nodes, requests)
+
+    def upload(self, upload: Upload, deadline_s: float) -> blob_pb2.UploadBlobResponse:
+        """One stream, to whoever leads. What breaks in its middle is its caller's to resume."""
+        header = upload.header()
+
+        def once(address: str, _: float) -> blob_pb2.UploadBlobResponse:
+            stream = itertools.chain((header,), upload.chunks())
+            left_s = max(0.001, end_s - time.monotonic())
+            try:
+                reply = self._nodes.call(address, _UPLOAD, stream, left_s)
+            except grpc.RpcError as error:
+                raise self._nodes.failure(address, error) from None
+            assert isinstance(reply, blob_pb2.UploadBlobResponse)
+            return reply
+
+        end_s = time.monotonic() + deadline_s
+        shard = self._nodes.shard_of(header.header.account_id)
+        return self._run(_UPLOAD, header.header, shard, end_s, once)
+
+    def apart(self, work: Callable[[], None]) -> None:
+        """Work that takes a while."""
+        work()
 
     def pause(self, pause_s: float) -> None:
         """Wait."""

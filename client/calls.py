@@ -148,6 +148,13 @@ def account_mask(
     )
 
 
+def recipients(to: Sequence[str | Recipient]) -> list[Recipient]:
+    """All of them by their long name."""
+    if isinstance(to, str):
+        raise TypeError("`to` is a list of recipients, not one string")
+    return [Recipient(each) if isinstance(each, str) else each for each in to]
+
+
 def delivery(
     raw: bytes,
     to: Sequence[str | Recipient],
@@ -158,25 +165,21 @@ def delivery(
     compress: bool,
 ) -> delivery_pb2.Delivery:
     """One mail for some recipients."""
-    if isinstance(to, str):
-        raise TypeError("`to` is a list of recipients, not one string")
-    recipients = []
-    for each in to:
-        one = Recipient(each) if isinstance(each, str) else each
-        recipients.append(
-            delivery_pb2.Recipient(
-                account_id=one.account_id,
-                blob_id=one.blob_id,
-                targets=[target(mailbox) for mailbox in one.mailboxes],
-                keywords=dict.fromkeys((*keywords, *one.keywords)),
-            )
+    told = [
+        delivery_pb2.Recipient(
+            account_id=one.account_id,
+            blob_id=one.blob_id,
+            targets=[target(mailbox) for mailbox in one.mailboxes],
+            keywords=dict.fromkeys((*keywords, *one.keywords)),
         )
-    bytes_are_there = raw or not all(each.blob_id for each in recipients)
+        for one in recipients(to)
+    ]
+    bytes_are_there = raw or not all(each.blob_id for each in told)
     return delivery_pb2.Delivery(
         request_id=request_id(args),
         content=content.encode(raw, compress=compress) if bytes_are_there else None,
         internal_time_ms=time_ms(internal_time),
-        recipients=recipients,
+        recipients=told,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import google_crc32c
 import zstandard
 
 from mailraft.client.failures import IntegrityError
-from mailraft.v1 import blob_pb2, delivery_pb2, error_pb2
+from mailraft.v1 import blob_pb2, common_pb2, delivery_pb2, error_pb2
 from mailraft.wire import bodies, errors, limits
 
 
@@ -18,8 +21,7 @@ def encode(raw: bytes, *, compress: bool) -> delivery_pb2.Content:
     Raises MessageTooLargeError above limits.MESSAGE_MAX_BYTES, since no channel would carry it.
     """
     if len(raw) > limits.MESSAGE_MAX_BYTES:
-        detail = error_pb2.MessageTooLarge(size_bytes=len(raw), max_bytes=limits.MESSAGE_MAX_BYTES)
-        raise errors.MessageTooLargeError(detail=detail)
+        raise too_large(len(raw))
     if compress:
         data = zstandard.ZstdCompressor(level=bodies.ZSTD_LEVEL).compress(raw)
         if len(data) < len(raw):
@@ -49,6 +51,70 @@ def verify_sha256(found: bytes, declared: bytes) -> None:
     """Raises IntegrityError unless both are the same."""
     if found != declared:
         raise IntegrityError(f"SHA-256 is {found.hex()}, not {declared.hex()}")
+
+
+def too_large(size_bytes: int) -> errors.MessageTooLargeError:
+    """What a message is refused with that no server would take."""
+    detail = error_pb2.MessageTooLarge(
+        size_bytes=size_bytes,
+        max_bytes=limits.MESSAGE_MAX_BYTES,
+        upload_max_bytes=limits.UPLOAD_MAX_BYTES,
+    )
+    return errors.MessageTooLargeError(detail=detail)
+
+
+class Upload:
+    """Bytes on their way out, and where they go on after a stream broke.
+
+    data: bytes, or a binary file that can seek, from where it stands to its end; it is read twice,
+    for its hash and to be sent, and never held as a whole.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        data: bytes | BinaryIO,
+        request_id: bytes,
+        write_options: common_pb2.WriteOptions,
+    ) -> None:
+        self._file: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
+        self._start = self._file.tell()
+        self._header = blob_pb2.UploadHeader(
+            account_id=account_id, request_id=request_id, write_options=write_options
+        )
+
+    def measure(self) -> None:
+        """Tells the header how much it is and its hash. Raises MessageTooLargeError."""
+        sha256, size_bytes = hashlib.sha256(), 0
+        self._file.seek(self._start)
+        while data := self._file.read(limits.CHUNK_BYTES):
+            size_bytes += len(data)
+            if size_bytes > limits.UPLOAD_MAX_BYTES:
+                raise too_large(size_bytes)
+            sha256.update(data)
+        self._header.size_bytes, self._header.sha256 = size_bytes, sha256.digest()
+
+    def header(self) -> blob_pb2.UploadBlobRequest:
+        """The first message of a stream."""
+        return blob_pb2.UploadBlobRequest(header=self._header)
+
+    def chunks(self) -> Iterator[blob_pb2.UploadBlobRequest]:
+        """The other messages of a stream, read as they are taken."""
+        self._file.seek(self._start + self._header.offset_bytes)
+        left = self._header.size_bytes - self._header.offset_bytes
+        while left and (data := self._file.read(min(left, limits.CHUNK_BYTES))):
+            left -= len(data)
+            chunk = blob_pb2.BlobChunk(data=data, crc32c=google_crc32c.value(data))
+            yield blob_pb2.UploadBlobRequest(chunk=chunk)
+
+    def go_on(self, error: errors.UploadOffsetMismatchError) -> None:
+        """The next stream begins where the server says; raises `error` if it does not say."""
+        detail = error.detail
+        if not isinstance(detail, error_pb2.UploadOffsetMismatch):
+            raise error
+        if detail.offset_bytes == self._header.offset_bytes:
+            raise error
+        self._header.offset_bytes = detail.offset_bytes
 
 
 class Download:

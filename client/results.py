@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -110,6 +110,21 @@ def receipt_of(delivery: delivery_pb2.Delivery, result: delivery_pb2.DeliveryRes
     pairs = zip(delivery.recipients, result.recipients, strict=True)
     recipients = tuple(_recipient_receipt(asked.account_id, answer) for asked, answer in pairs)
     return Receipt(delivery.request_id, recipients)
+
+
+def with_refused(
+    request_id: bytes,
+    account_ids: Sequence[str],
+    receipt: Receipt | None,
+    refused: Mapping[str, errors.MailraftError],
+) -> Receipt:
+    """A receipt of all in order, where some were refused before the mail was delivered."""
+    rest = iter(() if receipt is None else receipt.recipients)
+    recipients = tuple(
+        RecipientReceipt(each, refused[each]) if each in refused else next(rest)
+        for each in account_ids
+    )
+    return Receipt(request_id, recipients)
 
 
 def _recipient_receipt(account_id: str, answer: delivery_pb2.RecipientResult) -> RecipientReceipt:

@@ -112,6 +112,10 @@ class LocalCluster:
     def address_of(self, node: int) -> str:
         return next(each.address for each in self.map.nodes if each.id == node)
 
+    def pid_of(self, node: int) -> int:
+        """Of a node's process; 0 when it does not run."""
+        return self._nodes[node].pid
+
     def data_folder(self, node: int) -> Path:
         return self._home(node) / "data"
 
@@ -228,9 +232,12 @@ class LocalCluster:
 
     async def leaders(self) -> dict[int, int]:
         """Shard to the node that leads it, of all shards that have a leader."""
+        return {shard: hint.node_id for shard, hint in (await self.hints()).items()}
+
+    async def hints(self) -> dict[int, cluster_pb2.LeaderHint]:
+        """The same with replica and term."""
         watch = self._watch()
-        newest = watch.newest(await watch.maps(self._running_nodes()))
-        return {shard: hint.node_id for shard, hint in newest.items()}
+        return watch.newest(await watch.maps(self._running_nodes()))
 
     # ---- inside -------------------------------------------------------------------------------
 

@@ -186,7 +186,9 @@ class Dispatcher:
         account_id = header.header.account_id
         shard = self.table.topology.shard_of(account_id)
         named = bool(header.header.request_id)
-        goal = Goal(shard, Target.LEADER, Pace.PATIENT, mutation=True, repeatable=named)
+        goal = Goal(
+            shard, Target.LEADER, Pace.PATIENT, mutation=True, repeatable=named, whole_time=True
+        )
         return await uploads.upload(self.fleet, goal, header, chunks, deadline_s)
 
     # ---- inside ----------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ class Host:
         self._outgoing: dict[NodeNumber, Outgoing] = {}
         self._incoming: dict[NodeNumber, Incoming] = {}
         self._next_heartbeat = 0.0
+        self._hung = False
         self._reported: dict[GroupId, GroupStatus] = {}
         # This turn's, emptied by each Ready.
         self._touched: dict[GroupId, Group] = {}
@@ -179,6 +180,9 @@ class Host:
         """A hung disk must not keep its leaders: hand them over, beat no more, favour nobody."""
         waited_s = surroundings.now - self._awaiting[0][2] if self._awaiting else 0.0
         hung = waited_s > self._settings.disk_hung_s
+        if not hung and not self._hung:
+            return False  # as nearly always: no walk over all groups
+        self._hung = hung
         for group in self._groups.values():
             group.disk_hung = hung
             if hung and group.role == LEADER:

@@ -91,6 +91,7 @@ _ACCOUNT, _MAILBOX, _NAME, _ROLE, _MESSAGE, _UID, _CHANGE, _ACCESS, _RECEIVED, _
 _TOUCHED, _VANISHED, _THREAD_MEMBER, _KEYWORD, _DOOMED, _EXPUNGED, _EXPUNGED_AT, _EXPIRES = range(
     11, 19
 )
+_UPLOAD = 19
 _TOMBSTONE = 255  # behind every other row of its account
 _TIME_BIAS = 1 << 63  # so that times before 1970 sort first
 _RECEIVED_TAIL = struct.Struct(">IQI")
@@ -240,6 +241,11 @@ def account_rows(prefix: bytes) -> tuple[bytes, bytes]:
 
 def blob_access(prefix: bytes, index: int, ordinal: int) -> bytes:
     return prefix + bytes((_ACCESS,)) + U64.pack(index) + U32.pack(ordinal)
+
+
+def upload(prefix: bytes, request_id: bytes = b"") -> bytes:
+    """Bytes on their way in, or a blob that no message refers to yet."""
+    return prefix + bytes((_UPLOAD,)) + request_id
 
 
 def blob(index: int, ordinal: int) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -67,7 +68,9 @@ def family_options(options: StoreOptions) -> dict[str, Options]:
     }
 
 
-def _family(cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10) -> Options:
+def _family(
+    cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10, block_bytes: int = 16 * 1024
+) -> Options:
     family = Options(raw_mode=True)
     family.set_write_buffer_size(write_buffer_bytes)
     family.set_max_write_buffer_number(3)
@@ -81,10 +84,14 @@ def _family(cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10) -> Opti
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_pin_top_level_index_and_filter(True)
-    table.set_block_size(16 * 1024)
+    # In parts: whole, the filter of one large table is larger than a shard of the cache (1 MiB), is
+    # never kept, and each get of a key reads all of it (3.9 MB at 450,000 messages were seen).
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_block_size(block_bytes)
     table.set_format_version(5)
     if bloom_bits:
         table.set_bloom_filter(bloom_bits, False)
+        table.set_partition_filters(True)
     family.set_block_based_table_factory(table)
     return family
 
@@ -110,4 +117,4 @@ def _body(cache: Cache, options: StoreOptions) -> Options:
 
 
 def _state(cache: Cache, options: StoreOptions) -> Options:
-    return _family(cache, options.memtable_bytes // 4)
+    return _family(cache, options.memtable_bytes // 4, block_bytes=4 * 1024)

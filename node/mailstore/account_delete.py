@@ -16,7 +16,7 @@ from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
 from mailraft.v1 import error_pb2
 
-from . import blobs, chores, rules
+from . import blobs, chores, rules, uploads
 from .account_change import open_account, state_of
 from .context import Context
 from .errors import Refused
@@ -69,7 +69,8 @@ def clear(overlay: Overlay, prefix: bytes, now_ms: int) -> bool:
         blobs.release(overlay, prefix, row.message.body, now_ms)
         overlay.delete(key)
         left -= 1
-    if not left:
+    left = uploads.clear(overlay, prefix, now_ms, left)
+    if left <= 0:
         return True
     overlay.delete_range(*keys.account_rows(prefix))
     overlay.delete(keys.account_record(prefix))  # named, for who listens to it

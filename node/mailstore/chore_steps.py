@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
 
-from . import account_delete, chores, expunge, mailbox_change, retention, rules, trimming
+from . import account_delete, chores, expunge, mailbox_change, retention, rules, trimming, uploads
 from .account_change import AccountChange, prefix_of
 from .context import Context
 from .errors import bad_field
@@ -57,4 +57,7 @@ _STEPS: dict[int, _Step] = {
         account, asked.number, asked.due_ms
     ),
     chores.TRIM_CHANGES: lambda account, asked: trimming.trim(account, asked.due_ms),
+    chores.EXPIRE_UPLOADS: lambda account, asked: uploads.expire(
+        account.overlay, account.prefix, asked.due_ms, account.context.now_ms
+    ),
 }

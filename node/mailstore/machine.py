@@ -22,6 +22,7 @@ from . import (
     shard_clock,
     threads,
     undelete,
+    uploads,
 )
 from .context import Context
 from .errors import Refused, UnknownFormatError
@@ -94,6 +95,12 @@ def _handle(overlay: Overlay, context: Context, command: command_pb2.Command) ->
             return command_pb2.Reply(format=rules.FORMAT, barrier=command_pb2.BarrierReply())
         case "do_chore":
             return _whole(overlay, lambda layer: chore_steps.do(layer, context, command.do_chore))
+        case "begin_upload":
+            return _whole(overlay, lambda layer: uploads.begin(layer, context, command))
+        case "upload_part":
+            return _whole(overlay, lambda layer: uploads.part(layer, context, command))
+        case "drop_upload":
+            return _whole(overlay, lambda layer: uploads.drop(layer, context, command))
         case "collect_bodies":
             return _whole(overlay, lambda layer: blobs.collect(layer, context))
         case _:
@@ -146,4 +153,12 @@ _OF_ONE_ACCOUNT: dict[str, tuple[str, Callable[[Overlay, Context, Any], command_
     "expunge_messages": ("expunged", expunge.expunge),
     "undelete_messages": ("undeleted", undelete.undelete),
 }
-_ACTIONS = {*_OF_ONE_ACCOUNT, "deliver", "read_barrier", "do_chore", "collect_bodies"}
+_UPLOADS = {"begin_upload", "upload_part", "drop_upload"}  # their row is their memory
+_ACTIONS = {
+    *_OF_ONE_ACCOUNT,
+    *_UPLOADS,
+    "deliver",
+    "read_barrier",
+    "do_chore",
+    "collect_bodies",
+}

@@ -55,13 +55,17 @@ class MessagePage:
 
 @dataclass(frozen=True, slots=True)
 class BodyRow:
-    """Where a body lies and what it must be."""
+    """Where a body lies and what it must be.
+
+    parts: of a blob that lies in several bodies, where they lie, in order; their hash is not known.
+    """
 
     index: int
     ordinal: int
     size_bytes: int
     stored_bytes: int
     sha256: bytes
+    parts: tuple[BodyRow, ...] = ()
 
 
 # ---- accounts ----------------------------------------------------------------------------------
@@ -278,17 +282,27 @@ def body(view: View, account_id: str, index: int, ordinal: int) -> BodyRow:
     if stored is None or view.get(keys.blob_access(prefix, index, ordinal)) is None:
         raise Refused(error_pb2.ERROR_REASON_BLOB_NOT_FOUND, "no such blob in this account")
     blob = record_pb2.BlobRecord.FromString(stored)
-    return BodyRow(index, ordinal, blob.size_bytes, blob.stored_bytes, blob.sha256)
+    return _body_row(index, ordinal, blob)
 
 
 def body_of_message(view: View, account_id: str, number: int) -> BodyRow:
     record = message(view, account_id, number)
-    return BodyRow(
-        record.body.index,
-        record.body.ordinal,
-        record.size_bytes,
-        record.stored_bytes,
-        record.sha256,
+    index, ordinal = record.body.index, record.body.ordinal
+    if record.size_bytes > rules.UPLOAD_PART_MIN_BYTES:  # else it has no parts
+        stored = view.get(keys.blob(index, ordinal))
+        assert stored is not None, f"body {index}/{ordinal} is not counted"
+        return _body_row(index, ordinal, record_pb2.BlobRecord.FromString(stored))
+    return BodyRow(index, ordinal, record.size_bytes, record.stored_bytes, record.sha256)
+
+
+def upload(view: View, account_id: str, request_id: bytes) -> tuple[BodyRow, ...]:
+    """The parts of an upload that are there, in order; none if there is no such upload."""
+    stored = view.get(keys.upload(prefix_of(account_id), request_id))
+    if stored is None:
+        return ()
+    return tuple(
+        BodyRow(each.index, each.ordinal, each.size_bytes, each.stored_bytes, b"")
+        for each in record_pb2.UploadRecord.FromString(stored).parts
     )
 
 
@@ -298,6 +312,14 @@ def body_of_message(view: View, account_id: str, number: int) -> BodyRow:
 def _readable(view: View, account_id: str) -> tuple[bytes, visible.Hidden]:
     prefix = prefix_of(account_id)
     return prefix, visible.hidden(view, prefix, account(view, account_id))
+
+
+def _body_row(index: int, ordinal: int, blob: record_pb2.BlobRecord) -> BodyRow:
+    parts = tuple(
+        BodyRow(each.index, each.ordinal, each.size_bytes, each.stored_bytes, b"")
+        for each in blob.parts
+    )
+    return BodyRow(index, ordinal, blob.size_bytes, blob.stored_bytes, blob.sha256, parts)
 
 
 def _existing(view: View, account_id: str) -> bytes:

@@ -46,6 +46,13 @@ CHANGES_KEPT_MS = 31 * 24 * 3600 * 1000
 TRIM_STEP_MS = 24 * 3600 * 1000  # between two looks at the changes of an account
 BODY_GRACE_MS = 3600 * 1000
 UID_PAIRS_PER_COMMAND_MAX = 1_000
+
+UPLOAD_MAX_BYTES = 50 * 1024 * 1024
+UPLOAD_PART_MAX_BYTES = 1024 * 1024
+# Of every part but the last: so that a blob of several parts can be told by its size.
+UPLOAD_PART_MIN_BYTES = 64 * 1024
+UPLOADS_PER_ACCOUNT_MAX = 100  # unfinished, or without a message that refers to them
+UPLOAD_WINDOW_MS = 24 * 3600 * 1000
 LATEST_MS = 1 << 62  # no time lies behind it, and sums with it stay below 64 bits
 
 UINT32_MAX = 0xFFFF_FFFF

@@ -83,10 +83,11 @@ class Append:
             case "blob_id":
                 position = validate.blob_id(asked.blob_id)
                 row = await blob_source.readable(replica, account_id, position, call)
-                budget.take(row.size_bytes)
-                stored = blob_source.packed(self._shards, replica, row)
+                first = blob_source.bodies_of(row)[0]  # the header is in there
+                budget.take(first.size_bytes)
+                head = await blob_source.opened(self._shards, replica, first)
                 item.blob.CopyFrom(record_pb2.BodyPosition(index=row.index, ordinal=row.ordinal))
-                item.derived = given_or_derived(given, blob_source.raw(replica, row, stored))
+                item.derived = given_or_derived(given, head)
                 return row.sha256
             case _:
                 raise validate.bad(field, "content or blob_id")

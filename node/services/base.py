@@ -74,6 +74,8 @@ class Call:
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncIterator[Message]]
 Duplex = Callable[[AsyncIterator[Any]], AsyncGenerator[Message, None]]
+# The header, which names the account, and what comes behind it.
+Upload = Callable[[Any, AsyncIterator[Any]], Awaitable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,20 @@ class Service:
     unary: Mapping[str, Unary] = field(default_factory=dict)
     streams: Mapping[str, Stream] = field(default_factory=dict)
     duplex: Mapping[str, Duplex] = field(default_factory=dict)
+    uploads: Mapping[str, Upload] = field(default_factory=dict)
     later: Mapping[str, str] = field(default_factory=dict)
 
 
 def generic_handler(service: Service, shards: Shards) -> grpc.GenericRpcHandler[Any, Any]:
     """What a grpc.aio server needs to serve it. Fails if a handler's name is no method's."""
     methods = service.descriptor.methods_by_name
-    unknown = {*service.unary, *service.streams, *service.duplex, *service.later} - set(methods)
+    unknown = {
+        *service.unary,
+        *service.streams,
+        *service.duplex,
+        *service.uploads,
+        *service.later,
+    } - set(methods)
     assert not unknown, f"{service.descriptor.full_name} has no {sorted(unknown)}"
     handlers = {name: _method_handler(service, shards, method) for name, method in methods.items()}
     return grpc.method_handlers_generic_handler(service.descriptor.full_name, handlers)
@@ -135,6 +144,9 @@ def _method_handler(
     if method.name in service.unary:
         unary = service.unary[method.name]
         return grpc.unary_unary_rpc_method_handler(_answering(unary, shards, method), read, write)
+    if method.name in service.uploads:
+        upload = _taking(service.uploads[method.name], method)
+        return grpc.stream_unary_rpc_method_handler(upload, read, write)
     error = not_implemented(method, service.later.get(method.name, ""))
 
     async def refuse(_request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
@@ -196,6 +208,23 @@ def _conversing(duplex: Duplex, method: MethodDescriptor) -> Callable[..., Any]:
         finally:
             await responses.aclose()
         await errors.abort(context, failed)
+
+    return answer
+
+
+def _taking(upload: Upload, method: MethodDescriptor) -> Callable[..., Any]:
+    async def answer(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Message:
+        try:
+            first = await anext(requests, None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise errors.BadFieldError(fields={"header": "the first message must be it"})
+            _check_account(first.header, context)
+            return await upload(first.header, requests)
+        except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
+            failed = to_error(error, method.full_name)
+        return await errors.abort(context, failed)
 
     return answer
 

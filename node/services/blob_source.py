@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
 from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.mailstore import queries
@@ -12,6 +14,7 @@ from mailraft.v1 import common_pb2, error_pb2
 from mailraft.wire import bodies, errors, tokens
 
 from .base import Call, Shards
+from .content import INLINE_MAX_BYTES
 
 
 def packed(shards: Shards, replica: Replica, row: queries.BodyRow) -> bytes:
@@ -25,15 +28,45 @@ def packed(shards: Shards, replica: Replica, row: queries.BodyRow) -> bytes:
     return stored
 
 
+def bodies_of(row: queries.BodyRow) -> tuple[queries.BodyRow, ...]:
+    """Where the bytes of a blob lie: in one body, or in several, in order."""
+    return row.parts or (row,)
+
+
+async def opened(shards: Shards, replica: Replica, row: queries.BodyRow) -> bytes:
+    """The bytes of one body, verified. Raises BLOB_CORRUPT."""
+    stored = packed(shards, replica, row)
+    if row.size_bytes <= INLINE_MAX_BYTES:
+        return raw(replica, row, stored)
+    return await asyncio.to_thread(raw, replica, row, stored)
+
+
+async def pieces(
+    shards: Shards, replica: Replica, row: queries.BodyRow, offset_bytes: int, end_bytes: int
+) -> AsyncIterator[bytes]:
+    """The bytes from an offset to an end, at most a body at a time, each verified first."""
+    begin = 0
+    for body in bodies_of(row):
+        if begin >= end_bytes:
+            return
+        if begin + body.size_bytes > offset_bytes:
+            data = await opened(shards, replica, body)
+            first, last = max(0, offset_bytes - begin), min(len(data), end_bytes - begin)
+            yield data if last - first == len(data) else data[first:last]
+        begin += body.size_bytes
+
+
 def raw(replica: Replica, row: queries.BodyRow, stored: bytes) -> bytes:
-    """The bytes that were appended, hash for hash. Raises BLOB_CORRUPT."""
+    """The bytes of a body that were appended, hash for hash; of a part, by its checksum. Raises
+    BLOB_CORRUPT.
+    """
     try:
-        opened = bodies.unpack(stored, row.size_bytes)
+        unpacked = bodies.unpack(stored, row.size_bytes)
     except bodies.BodyCorruptError as error:
         raise corrupt(replica, row, str(error)) from None
-    if hashlib.sha256(opened).digest() != row.sha256:
+    if row.sha256 and hashlib.sha256(unpacked).digest() != row.sha256:
         raise corrupt(replica, row, "of another hash")
-    return opened
+    return unpacked
 
 
 def corrupt(replica: Replica, row: queries.BodyRow, what: str) -> errors.BlobCorruptError:

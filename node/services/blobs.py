@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import google_crc32c
@@ -13,8 +12,8 @@ from mailraft.wire import bodies, limits, tokens
 
 from . import blob_source, levels, validate
 from .base import Call, Service, Shards
-from .content import INLINE_MAX_BYTES
 from .structure import Structures
+from .uploads import Uploads
 
 PIECE_MAX_BYTES = 1024 * 1024
 
@@ -31,16 +30,13 @@ class Blobs:
                 "GetStructure": Structures(self._shards).GetStructure,
             },
             streams={"DownloadBlob": self.DownloadBlob},
-            later={
-                "UploadBlob": "planned with messages above 3 MiB",
-            },
+            uploads={"UploadBlob": Uploads(self._shards).UploadBlob},
         )
 
     async def GetBlob(
         self, request: blob_pb2.GetBlobRequest, call: Call
     ) -> blob_pb2.GetBlobResponse:
         at, row = await self._find(request, call)
-        stored = blob_source.packed(self._shards, at.replica, row)
         response = blob_pb2.GetBlobResponse(
             state=at.state,
             served=at.served,
@@ -50,30 +46,31 @@ class Blobs:
             sha256=row.sha256,
         )
         length = min(request.length_bytes or PIECE_MAX_BYTES, PIECE_MAX_BYTES)
-        frame = None
-        if request.accept_zstd and not request.offset_bytes and length >= row.size_bytes:
+        begin = request.offset_bytes
+        if request.accept_zstd and not begin and length >= row.size_bytes and not row.parts:
+            stored = blob_source.packed(self._shards, at.replica, row)
             try:
                 frame = bodies.zstd_payload(stored)  # its checksum is verified, its hash is not
             except bodies.BodyCorruptError as error:
                 raise blob_source.corrupt(at.replica, row, str(error)) from None
-        if frame is not None:
-            zstd = response.content.zstd
-            zstd.data, zstd.size_bytes, zstd.sha256 = frame, row.size_bytes, row.sha256
-            return response
-        raw = await _opened(at, row, stored)
-        begin = request.offset_bytes
-        response.content.raw = (
-            raw if length >= len(raw) and not begin else raw[begin : begin + length]
-        )
+            if frame is not None:
+                zstd = response.content.zstd
+                zstd.data, zstd.size_bytes, zstd.sha256 = frame, row.size_bytes, row.sha256
+                return response
+        found = blob_source.pieces(self._shards, at.replica, row, begin, begin + length)
+        response.content.raw = b"".join([piece async for piece in found])
         return response
 
     async def DownloadBlob(
         self, request: blob_pb2.DownloadBlobRequest, call: Call
     ) -> AsyncIterator[blob_pb2.DownloadBlobResponse]:
-        """Every byte is verified before the first one is sent."""
+        """Every byte is verified before it is sent; of one body, before the first is."""
         at, row = await self._find(request, call)
-        stored = blob_source.packed(self._shards, at.replica, row)
-        raw = await _opened(at, row, stored)
+        first, end = request.offset_bytes, row.size_bytes
+        if request.length_bytes:
+            end = min(end, first + request.length_bytes)
+        pieces = blob_source.pieces(self._shards, at.replica, row, first, end)
+        piece = await anext(pieces, b"")
         yield blob_pb2.DownloadBlobResponse(
             header=blob_pb2.DownloadHeader(
                 state=at.state,
@@ -84,13 +81,12 @@ class Blobs:
                 offset_bytes=request.offset_bytes,
             )
         )
-        end = len(raw)
-        if request.length_bytes:
-            end = min(end, request.offset_bytes + request.length_bytes)
-        for begin in range(request.offset_bytes, end, limits.CHUNK_BYTES):
-            data = raw[begin : min(begin + limits.CHUNK_BYTES, end)]
-            chunk = blob_pb2.BlobChunk(data=data, crc32c=google_crc32c.value(data))
-            yield blob_pb2.DownloadBlobResponse(chunk=chunk)
+        while piece:
+            for begin in range(0, len(piece), limits.CHUNK_BYTES):
+                data = piece[begin : begin + limits.CHUNK_BYTES]
+                chunk = blob_pb2.BlobChunk(data=data, crc32c=google_crc32c.value(data))
+                yield blob_pb2.DownloadBlobResponse(chunk=chunk)
+            piece = await anext(pieces, b"")
 
     async def _find(
         self, request: blob_pb2.GetBlobRequest | blob_pb2.DownloadBlobRequest, call: Call
@@ -106,9 +102,3 @@ class Blobs:
                 return at, queries.body_of_message(at.view, request.account_id, number)
             case _:
                 raise validate.bad("blob_id", "blob_id or message_id")
-
-
-async def _opened(at: levels.Reading, row: queries.BodyRow, stored: bytes) -> bytes:
-    if row.size_bytes <= INLINE_MAX_BYTES:
-        return blob_source.raw(at.replica, row, stored)
-    return await asyncio.to_thread(blob_source.raw, at.replica, row, stored)

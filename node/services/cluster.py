@@ -251,7 +251,8 @@ def _limits() -> cluster_pb2.Limits:
     return cluster_pb2.Limits(
         request_bytes=limits.RPC_MAX_BYTES,
         message_bytes=limits.MESSAGE_MAX_BYTES,
-        upload_bytes=0,
+        upload_bytes=limits.UPLOAD_MAX_BYTES,
+        upload_window_ms=limits.UPLOAD_WINDOW_MS,
         deliveries=limits.DELIVERIES_PER_CALL_MAX,
         recipients_per_delivery=limits.RECIPIENTS_PER_DELIVERY_MAX,
         recipients=validate.RECIPIENTS_PER_CALL_MAX,

@@ -89,9 +89,12 @@ def _declared_bytes(content: delivery_pb2.Content, field: str) -> int:
         raise validate.bad(field, "must not be empty")
     if size_bytes > limits.MESSAGE_MAX_BYTES:
         raise errors.MessageTooLargeError(
-            f"a message of {size_bytes} bytes: at most {limits.MESSAGE_MAX_BYTES}",
+            f"a message of {size_bytes} bytes: at most {limits.MESSAGE_MAX_BYTES} in a call, up to "
+            f"{limits.UPLOAD_MAX_BYTES} by BlobService.UploadBlob",
             detail=error_pb2.MessageTooLarge(
-                size_bytes=size_bytes, max_bytes=limits.MESSAGE_MAX_BYTES
+                size_bytes=size_bytes,
+                max_bytes=limits.MESSAGE_MAX_BYTES,
+                upload_max_bytes=limits.UPLOAD_MAX_BYTES,
             ),
         )
     return size_bytes

@@ -129,15 +129,15 @@ class Delivery:
         account_id = asked.recipient.account_id
         try:
             row = await blob_source.readable(asked.replica, account_id, asked.blob, call)
-            stored = blob_source.packed(self._shards, asked.replica, row)
-            raw = blob_source.raw(asked.replica, row, stored)
+            first = blob_source.bodies_of(row)[0]  # the header is in there
+            head = await blob_source.opened(self._shards, asked.replica, first)
             given = asked.delivery.derived if asked.delivery.HasField("derived") else None
             item = command_pb2.AppendItem(
                 blob=record_pb2.BodyPosition(index=row.index, ordinal=row.ordinal),
                 targets=asked.recipient.targets,
                 keywords=asked.recipient.keywords,
                 internal_time_ms=asked.delivery.internal_time_ms,
-                derived=given_or_derived(given, raw),
+                derived=given_or_derived(given, head),
             )
             command = command_pb2.Command(
                 request_id=asked.delivery.request_id,

@@ -23,6 +23,7 @@ class Structures:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._cache = _Cache(CACHE_MAX_BYTES)
+        self._large = asyncio.Lock()
 
     async def GetStructure(
         self, request: blob_pb2.GetStructureRequest, call: Call
@@ -45,10 +46,17 @@ class Structures:
 
     async def _computed(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
         """Of a GetStructureResponse, the part that the bytes alone tell."""
-        stored = blob_source.packed(self._shards, at.replica, row)
+        if row.parts:  # one at a time: it takes memory for all the bytes
+            async with self._large:
+                return await self._of_all(at, row)
+        return await self._of_all(at, row)
+
+    async def _of_all(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
+        found = blob_source.pieces(self._shards, at.replica, row, 0, row.size_bytes)
+        raw = b"".join([piece async for piece in found])
 
         def compute() -> bytes:
-            structure = mime.parse(blob_source.raw(at.replica, row, stored))
+            structure = mime.parse(raw)
             told = blob_pb2.GetStructureResponse(root=structure.root, truncated=structure.truncated)
             return told.SerializeToString()
 

@@ -53,9 +53,7 @@ async def take(router: Door, shard: cluster_pb2.Shard, account: str) -> tuple[Sn
 
 
 @asynccontextmanager
-async def unchanged(
-    router: Door, shard: cluster_pb2.Shard, *accounts: str
-) -> AsyncIterator[None]:
+async def unchanged(router: Door, shard: cluster_pb2.Shard, *accounts: str) -> AsyncIterator[None]:
     """Fails if what is done meanwhile changes any of the accounts, all of one shard.
 
     Nothing may be left behind out of sight either: no log entry of the meantime holds bytes that

@@ -28,6 +28,7 @@ def audit(view: View, bodies: Iterable[_Position]) -> None:
         if not after:
             break
     references += _being_deleted(view)
+    references += _parts(view)
     _audit_bodies(view, references, set(bodies))
     _audit_requests(view)
 
@@ -40,6 +41,14 @@ def _audit_bodies(view: View, references: Counter[_Position], bodies: set[_Posit
         index, ordinal = keys.U64.unpack(key[3:11])[0], keys.U32.unpack(key[11:])[0]
         counted[index, ordinal] = blob.references
         assert bool(blob.references) != bool(blob.free_ms)
+        if blob.parts:
+            assert (blob.parts[0].index, blob.parts[0].ordinal) == (index, ordinal)
+            assert blob.size_bytes == sum(each.size_bytes for each in blob.parts)
+            assert blob.stored_bytes == sum(each.stored_bytes for each in blob.parts)
+        if blob.upload_id:
+            assert not blob.references
+            prefix = prefix_of(blob.upload_account_id)
+            assert view.get(keys.upload(prefix, blob.upload_id)) is not None
         if blob.free_ms:
             waiting.add((blob.free_ms, index, ordinal))
     assert {place: count for place, count in counted.items() if count} == dict(references)
@@ -51,6 +60,23 @@ def _audit_bodies(view: View, references: Counter[_Position], bodies: set[_Posit
     assert used <= bodies, f"referenced bodies are missing: {used - bodies}"
     assert not used & free, "a body is free or in use"
     assert bodies == used | free, f"nobody knows of bodies {bodies - used - free}"
+
+
+def _parts(view: View) -> Counter[_Position]:
+    """What uploads that are not finished refer to, and blobs of several bodies behind the first."""
+    found: Counter[_Position] = Counter()
+    for key, value in view.scan(keys.account_prefix(0, b"")[:2], keys.SHARD_ROWS):
+        if key[3 + key[2]] != keys.upload(b"")[0]:
+            continue
+        upload = record_pb2.UploadRecord.FromString(value)
+        assert upload.received_bytes == sum(each.size_bytes for each in upload.parts)
+        assert upload.received_bytes <= upload.size_bytes
+        if upload.received_bytes < upload.size_bytes:
+            found.update((each.index, each.ordinal) for each in upload.parts)
+    for _, value in view.scan(keys.blob(0, 0), keys.request_bucket(0)):
+        blob = record_pb2.BlobRecord.FromString(value)
+        found.update((each.index, each.ordinal) for each in blob.parts[1:])
+    return found
 
 
 def _being_deleted(view: View) -> Counter[_Position]:
@@ -257,7 +283,16 @@ class _Audit:
             )
             for key, value in self.rows(start).items()
         }
-        assert counted == dict(access)
+        uploaded = {place for place, references in counted.items() if not references}
+        assert {place: count for place, count in counted.items() if count} == dict(access)
+        for place in uploaded:
+            row = self.view.get(keys.blob(*place))
+            assert row is not None, "what was uploaded is there for as long as it can be read"
+            assert record_pb2.BlobRecord.FromString(row).upload_account_id == self.name
+        for key, value in self.rows(keys.upload(self.prefix)).items():
+            upload = record_pb2.UploadRecord.FromString(value)
+            complete = upload.received_bytes == upload.size_bytes
+            assert complete or self.has_chore(upload.expires_ms, chores.EXPIRE_UPLOADS), key
         return access
 
 

@@ -675,17 +675,23 @@ class MessageTooLarge(_message.Message):
 
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    UPLOAD_MAX_BYTES_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     max_bytes: _builtins.int
+    upload_max_bytes: _builtins.int
+    """What BlobService.UploadBlob takes. Above max_bytes and not above this: upload
+    the message, and name its blob_id. 0: there are no uploads.
+    """
     def __init__(
         self,
         *,
         size_bytes: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
+        upload_max_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "size_bytes", b"size_bytes", "upload_max_bytes", b"upload_max_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,12 @@ ATTRIBUTE_MAX_BYTES = 1_024
 
 # One message in one call. RFC 5321 has no limit, most receivers refuse above 25-50 MiB.
 MESSAGE_MAX_BYTES = 3 * 1024 * 1024
+# One message by UploadBlob.
+UPLOAD_MAX_BYTES = 50 * 1024 * 1024
+# How long an upload stays, unfinished or without a message that refers to it.
+UPLOAD_WINDOW_MS = 24 * 3600 * 1000
+# What our client uploads instead of sending it in one call.
+UPLOAD_ABOVE_BYTES = 1024 * 1024
 # One gRPC message either way, with room for framing around one message of MESSAGE_MAX_BYTES.
 RPC_MAX_BYTES = 4 * 1024 * 1024
 DELIVERIES_PER_CALL_MAX = 256

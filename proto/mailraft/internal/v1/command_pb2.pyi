@@ -39,6 +39,8 @@ class _ChoreKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChoreKind.V
     """A mailbox' rule on how long, or how many, messages stay."""
     CHORE_KIND_TRIM_CHANGES: _ChoreKind.ValueType  # 5
     """Changes that are old enough to be told no more."""
+    CHORE_KIND_EXPIRE_UPLOADS: _ChoreKind.ValueType  # 6
+    """Uploads that were not finished in their time."""
 
 class ChoreKind(_ChoreKind, metaclass=_ChoreKindEnumTypeWrapper): ...
 
@@ -52,6 +54,8 @@ CHORE_KIND_APPLY_RETENTION: ChoreKind.ValueType  # 4
 """A mailbox' rule on how long, or how many, messages stay."""
 CHORE_KIND_TRIM_CHANGES: ChoreKind.ValueType  # 5
 """Changes that are old enough to be told no more."""
+CHORE_KIND_EXPIRE_UPLOADS: ChoreKind.ValueType  # 6
+"""Uploads that were not finished in their time."""
 Global___ChoreKind: _TypeAlias = ChoreKind  # noqa: Y015
 
 @_typing.final
@@ -106,6 +110,9 @@ class Command(_message.Message):
     DELETE_ACCOUNT_FIELD_NUMBER: _builtins.int
     DO_CHORE_FIELD_NUMBER: _builtins.int
     COLLECT_BODIES_FIELD_NUMBER: _builtins.int
+    BEGIN_UPLOAD_FIELD_NUMBER: _builtins.int
+    UPLOAD_PART_FIELD_NUMBER: _builtins.int
+    DROP_UPLOAD_FIELD_NUMBER: _builtins.int
     body_base: _builtins.int
     """Ordinal, within the entry, of the command's first body, and how many it has; set when
     the entry is made, so that apply never needs the bodies themselves.
@@ -153,6 +160,12 @@ class Command(_message.Message):
     def do_chore(self) -> Global___DoChore: ...
     @_builtins.property
     def collect_bodies(self) -> Global___CollectBodies: ...
+    @_builtins.property
+    def begin_upload(self) -> Global___BeginUpload: ...
+    @_builtins.property
+    def upload_part(self) -> Global___UploadPart: ...
+    @_builtins.property
+    def drop_upload(self) -> Global___DropUpload: ...
     def __init__(
         self,
         *,
@@ -178,12 +191,15 @@ class Command(_message.Message):
         delete_account: Global___DeleteAccount | None = ...,
         do_chore: Global___DoChore | None = ...,
         collect_bodies: Global___CollectBodies | None = ...,
+        begin_upload: Global___BeginUpload | None = ...,
+        upload_part: Global___UploadPart | None = ...,
+        drop_upload: Global___DropUpload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "expunge_messages", b"expunge_messages", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "begin_upload", b"begin_upload", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "drop_upload", b"drop_upload", "expunge_messages", b"expunge_messages", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships", "upload_part", b"upload_part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "body_base", b"body_base", "body_count", b"body_count", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "expunge_messages", b"expunge_messages", "fingerprint", b"fingerprint", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "begin_upload", b"begin_upload", "body_base", b"body_base", "body_count", b"body_count", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "drop_upload", b"drop_upload", "expunge_messages", b"expunge_messages", "fingerprint", b"fingerprint", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships", "upload_part", b"upload_part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create_account", "update_account", "create_mailbox", "deliver", "append", "read_barrier", "modify_keywords", "update_memberships", "move_messages", "copy_messages", "expunge_messages", "undelete_messages", "update_mailbox", "delete_mailbox", "delete_account", "do_chore", "collect_bodies"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create_account", "update_account", "create_mailbox", "deliver", "append", "read_barrier", "modify_keywords", "update_memberships", "move_messages", "copy_messages", "expunge_messages", "undelete_messages", "update_mailbox", "delete_mailbox", "delete_account", "do_chore", "collect_bodies", "begin_upload", "upload_part", "drop_upload"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -1089,6 +1105,86 @@ class DoChore(_message.Message):
 Global___DoChore: _TypeAlias = DoChore  # noqa: Y015
 
 @_typing.final
+class BeginUpload(_message.Message):
+    """Opens an upload, or finds it again: the command's request_id names it within its account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    size_bytes: _builtins.int
+    """Of the whole."""
+    sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginUpload: _TypeAlias = BeginUpload  # noqa: Y015
+
+@_typing.final
+class UploadPart(_message.Message):
+    """The next bytes of an upload. With the last of them it is a blob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    offset_bytes: _builtins.int
+    """Where they begin: what is there so far."""
+    @_builtins.property
+    def body(self) -> Global___NewBody:
+        """Its sha256 is not that of the whole, but its own."""
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+        body: Global___NewBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "body", b"body", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadPart: _TypeAlias = UploadPart  # noqa: Y015
+
+@_typing.final
+class DropUpload(_message.Message):
+    """Forgets an upload that is not finished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropUpload: _TypeAlias = DropUpload  # noqa: Y015
+
+@_typing.final
 class CollectBodies(_message.Message):
     """Removes bodies that nothing has referred to for their grace time, at most 1,000."""
 
@@ -1141,6 +1237,7 @@ class Reply(_message.Message):
     UNDELETED_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     CHORE_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     @_builtins.property
@@ -1168,6 +1265,8 @@ class Reply(_message.Message):
     @_builtins.property
     def chore(self) -> Global___ChoreOutcome: ...
     @_builtins.property
+    def upload(self) -> Global___UploadOutcome: ...
+    @_builtins.property
     def state(self) -> Global___AccountState:
         """Account state after the command, for account-scoped commands."""
 
@@ -1187,13 +1286,14 @@ class Reply(_message.Message):
         undeleted: Global___UndeleteOutcome | None = ...,
         deleted: Global___DeleteOutcome | None = ...,
         chore: Global___ChoreOutcome | None = ...,
+        upload: Global___UploadOutcome | None = ...,
         state: Global___AccountState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "format", b"format", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "append", b"append", "barrier", b"barrier", "changed", b"changed", "chore", b"chore", "deleted", b"deleted", "deliver", b"deliver", "expunged", b"expunged", "format", b"format", "mailbox", b"mailbox", "mapped", b"mapped", "outcome", b"outcome", "refusal", b"refusal", "state", b"state", "undeleted", b"undeleted", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["refusal", "account", "mailbox", "deliver", "append", "barrier", "changed", "mapped", "expunged", "undeleted", "deleted", "chore"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["refusal", "account", "mailbox", "deliver", "append", "barrier", "changed", "mapped", "expunged", "undeleted", "deleted", "chore", "upload"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -1665,6 +1765,36 @@ class DeleteOutcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteOutcome: _TypeAlias = DeleteOutcome  # noqa: Y015
+
+@_typing.final
+class UploadOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    """What is stored: where it goes on."""
+    expires_ms: _builtins.int
+    """Until when it stays as it is."""
+    @_builtins.property
+    def blob(self) -> _record_pb2.BodyPosition:
+        """Once all is there: the blob."""
+
+    def __init__(
+        self,
+        *,
+        offset_bytes: _builtins.int = ...,
+        blob: _record_pb2.BodyPosition | None = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "expires_ms", b"expires_ms", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadOutcome: _TypeAlias = UploadOutcome  # noqa: Y015
 
 @_typing.final
 class ChoreOutcome(_message.Message):

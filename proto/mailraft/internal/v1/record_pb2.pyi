@@ -799,6 +799,9 @@ class BlobRecord(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     FREE_MS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    UPLOAD_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     references: _builtins.int
     size_bytes: _builtins.int
@@ -806,6 +809,15 @@ class BlobRecord(_message.Message):
     sha256: _builtins.bytes
     free_ms: _builtins.int
     """Nothing refers to it: when it may be collected, unless something does again by then."""
+    upload_account_id: _builtins.str
+    """While no message refers to an upload that is finished: its row."""
+    upload_id: _builtins.bytes
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlobPart]:
+        """A blob that was uploaded in several bodies, this one first: all of them, in order. The sizes and
+        the sha256 above are of the whole. The others have a record each, with one reference.
+        """
+
     def __init__(
         self,
         *,
@@ -815,14 +827,89 @@ class BlobRecord(_message.Message):
         stored_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         free_ms: _builtins.int = ...,
+        parts: _abc.Iterable[Global___BlobPart] | None = ...,
+        upload_account_id: _builtins.str = ...,
+        upload_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "free_ms", b"free_ms", "references", b"references", "sha256", b"sha256", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "free_ms", b"free_ms", "parts", b"parts", "references", b"references", "sha256", b"sha256", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes", "upload_account_id", b"upload_account_id", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BlobRecord: _TypeAlias = BlobRecord  # noqa: Y015
+
+@_typing.final
+class BlobPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    ordinal: _builtins.int
+    size_bytes: _builtins.int
+    """Of the raw bytes, and as stored."""
+    stored_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "ordinal", b"ordinal", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlobPart: _TypeAlias = BlobPart  # noqa: Y015
+
+@_typing.final
+class UploadRecord(_message.Message):
+    """Bytes on their way in, or a blob that no message refers to yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    size_bytes: _builtins.int
+    """Of the whole."""
+    sha256: _builtins.bytes
+    received_bytes: _builtins.int
+    """Of what is there."""
+    stored_bytes: _builtins.int
+    expires_ms: _builtins.int
+    """Not finished by then: forgotten. Finished: until when the blob stays without a message."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlobPart]: ...
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        received_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        parts: _abc.Iterable[Global___BlobPart] | None = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ms", b"expires_ms", "format", b"format", "parts", b"parts", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadRecord: _TypeAlias = UploadRecord  # noqa: Y015
 
 @_typing.final
 class BlobAccessRecord(_message.Message):

@@ -1,0 +1,376 @@
+"""What a mailbox of a million messages costs beside one of a thousand: `make mailbox-size`.
+
+Both are built through the state machine and the engine of one node, without network or consensus:
+log entries of many appends, applied to a store each in a folder of its own. Then every operation is
+measured on both by turns, so that whatever else the machine does meets both alike. Nothing waits
+for the disk: a flush costs the same whatever the mailbox, and would hide what is compared here.
+
+Places in the mailbox are uniformly random: the least that a cache can help with. A second table has
+a cache that holds all of it, so the two tell what the mailbox' size costs and what the cache's does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mailraft.internal.v1 import command_pb2, record_pb2
+from mailraft.node.engine.options import MIB, StoreOptions
+from mailraft.node.engine.store import Store
+from mailraft.node.interfaces import (
+    AppendEntries,
+    ApplyWrite,
+    CompactLog,
+    Configuration,
+    Entry,
+    EntryKind,
+    LogBase,
+    Proposal,
+    View,
+    replica_id,
+)
+from mailraft.node.mailstore import queries
+from mailraft.node.mailstore.machine import MailStateMachine
+from mailraft.v1 import message_pb2
+from mailraft.wire import bodies
+
+SMALL: Final = 1_000
+RATIO_MAX: Final = 1.3
+ACCOUNT: Final = "alice"
+INBOX: Final = 1
+GROUP: Final = 1
+TERM: Final = 1
+START_MS: Final = 1_750_000_000_000
+PAGE: Final = 50
+BODY_BYTES: Final = 200
+ITEMS_PER_COMMAND: Final = 250
+COMMANDS_PER_ENTRY: Final = 4
+COMPACT_EVERY_ENTRIES: Final = 50
+PROGRESS_EVERY_S: Final = 10.0
+WARM_UP_ROUNDS: Final = 20
+# Between two messages; and how far from that order most of them came in.
+APART_MS: Final = 30_000
+JITTER_MS: Final = 3_600_000
+WHOLE_CACHE_BYTES: Final = 2048 * MIB
+KEYWORDS: Final = (("$seen",), ("$seen", "$flagged"), ())
+
+
+class Mailbox:
+    """One mailbox of `size` messages, in a store of its own."""
+
+    def __init__(self, folder: Path, size: int, seed: int, scattered: float) -> None:
+        self.size, self._folder, self._scattered = size, folder, scattered
+        self.random = random.Random(seed)
+        self._machine = MailStateMachine()
+        self._store = Store.open(folder, cluster_id="bench", node=1)
+        self._configuration = Configuration(1, (replica_id(1, 1),))
+        self._store.create_group(GROUP, replica_id(1, 1), self._configuration)
+        self._index = self._store.applied(GROUP)[0]
+        self._number = 0  # of the last message
+
+    @property
+    def view(self) -> View:
+        return self._store.view(GROUP)
+
+    def build(self) -> None:
+        """Fill it. The keywords and the order of the received times differ from message to
+        message.
+        """
+        created = command_pb2.Command(time_ms=START_MS)
+        created.create_account.account_id = ACCOUNT
+        self.commit(Proposal(created))
+        began_s = told_s = time.monotonic()
+        while self._number < self.size:
+            self.commit(*self._appends())
+            if self._index % COMPACT_EVERY_ENTRIES == 0:
+                self.compact()
+            now_s = time.monotonic()
+            if now_s > told_s + PROGRESS_EVERY_S:
+                told_s = now_s
+                rate = self._number / (now_s - began_s)
+                print(f"  {self._number:>9,} of {self.size:,}: {rate:,.0f}/s", flush=True)
+        self.compact()
+        self._store.flush()
+        took_s = time.monotonic() - began_s
+        print(f"  {self.size:>9,} messages appended in {took_s:.1f} s", flush=True)
+
+    def reopen(self, options: StoreOptions) -> float:
+        """As after a restart; answers in how many seconds it shows its counts."""
+        self._store.close()
+        began_s = time.monotonic()
+        self._store = Store.open(self._folder, cluster_id="bench", node=1, options=options)
+        self._store.load(GROUP)
+        assert queries.mailbox(self.view, ACCOUNT, INBOX).total_messages >= self.size
+        return time.monotonic() - began_s
+
+    def warm_up(self) -> None:
+        """Read all of it once."""
+        for _ in self.view.scan(b"", b"\xff\xff\xff"):
+            pass
+
+    def commit(self, *proposals: Proposal) -> tuple[object, ...]:
+        """One log entry, written and applied as a leader does it, but for the flush."""
+        payload, packed = self._machine.encode(proposals)
+        self._index += 1
+        entry = Entry(self._index, TERM, EntryKind.COMMAND, payload, packed)
+        self._store.write([AppendEntries(GROUP, (entry,))])
+        done = self._machine.apply(self.view, entry)
+        self._store.write([ApplyWrite(GROUP, entry.index, TERM, done.effects)])
+        return done.replies
+
+    def compact(self) -> None:
+        base = LogBase(self._index, TERM, self._configuration)
+        self._store.write([CompactLog(GROUP, base)])
+
+    def close(self) -> None:
+        self._store.close()
+
+    def append(self, count: int) -> Proposal:
+        """An append of so many new messages."""
+        command = command_pb2.Command(time_ms=START_MS + self._number)
+        command.append.account_id = ACCOUNT
+        packed = []
+        for ordinal in range(count):
+            self._number += 1
+            raw = b"Subject: %d\r\n\r\n" % self._number
+            raw += b"x" * (BODY_BYTES - len(raw))
+            packed.append(bodies.pack(raw))
+            envelope = message_pb2.Envelope(message_id=f"{self._number}@example.org")
+            command.append.items.add(
+                body=command_pb2.NewBody(
+                    ordinal=ordinal,
+                    size_bytes=len(raw),
+                    stored_bytes=len(packed[-1]),
+                    sha256=hashlib.sha256(raw).digest(),
+                ),
+                keywords=KEYWORDS[self._number % len(KEYWORDS)],
+                internal_time_ms=self._received_ms(),
+                derived=message_pb2.Derived(
+                    parser_version=1, envelope=envelope
+                ).SerializeToString(),
+            )
+        return Proposal(command, tuple(packed))
+
+    def _received_ms(self) -> int:
+        if self.random.random() < self._scattered:
+            return START_MS + self.random.randrange(self.size) * APART_MS
+        return START_MS + self._number * APART_MS + self.random.randrange(JITTER_MS)
+
+    def _appends(self) -> Iterator[Proposal]:
+        for _ in range(COMMANDS_PER_ENTRY):
+            left = self.size - self._number
+            if left > 0:
+                yield self.append(min(left, ITEMS_PER_COMMAND))
+
+
+# ---- what is measured: each prepares a call, then only the call is timed -------------------------
+
+Call = Callable[[], object]
+
+
+def _page(mailbox: Mailbox, order: queries.Order, cursor: queries.PageCursor | None) -> Call:
+    return lambda: queries.page(mailbox.view, ACCOUNT, INBOX, order, PAGE, cursor)
+
+
+def _uid(mailbox: Mailbox) -> int:
+    """Any, with a whole page behind it in each direction."""
+    return mailbox.random.randint(PAGE + 1, mailbox.size - PAGE)
+
+
+def _cursor(mailbox: Mailbox, order: queries.Order, uid: int, ms: int = 0) -> queries.PageCursor:
+    validity = queries.mailbox(mailbox.view, ACCOUNT, INBOX).uid_validity
+    return queries.PageCursor(INBOX, validity, order, uid, ms)
+
+
+def page_after_uid(mailbox: Mailbox) -> Call:
+    order = queries.Order.UID_ASCENDING
+    return _page(mailbox, order, _cursor(mailbox, order, _uid(mailbox)))
+
+
+def page_by_uids(mailbox: Mailbox) -> Call:
+    first = _uid(mailbox)
+    validity = queries.mailbox(mailbox.view, ACCOUNT, INBOX).uid_validity
+    wanted = [(first, first + PAGE - 1)]
+    return lambda: queries.messages_by_uid(mailbox.view, ACCOUNT, INBOX, validity, wanted, PAGE)
+
+
+def page_from_token(mailbox: Mailbox) -> Call:
+    """Behind a page that was read before, as a client scrolls."""
+    order = queries.Order.UID_DESCENDING
+    before = queries.page(
+        mailbox.view, ACCOUNT, INBOX, order, 1, _cursor(mailbox, order, _uid(mailbox))
+    )
+    return _page(mailbox, order, before.following)
+
+
+def page_newest(mailbox: Mailbox) -> Call:
+    return _page(mailbox, queries.Order.UID_DESCENDING, None)
+
+
+def page_by_date(mailbox: Mailbox) -> Call:
+    """From the time of any message on."""
+    uid = _uid(mailbox)
+    record = queries.message(mailbox.view, ACCOUNT, uid)  # ids and UIDs are the same here
+    order = queries.Order.RECEIVED_DESCENDING
+    return _page(mailbox, order, _cursor(mailbox, order, uid, record.internal_time_ms))
+
+
+def page_newest_by_date(mailbox: Mailbox) -> Call:
+    return _page(mailbox, queries.Order.RECEIVED_DESCENDING, None)
+
+
+def one_message(mailbox: Mailbox) -> Call:
+    number = _uid(mailbox)
+    return lambda: queries.message(mailbox.view, ACCOUNT, number)
+
+
+def counts(mailbox: Mailbox) -> Call:
+    """As GetMailbox: the counters and the keywords in use."""
+
+    def call() -> record_pb2.MailboxRecord:
+        view = mailbox.view
+        found = queries.mailbox(view, ACCOUNT, INBOX)
+        queries.account_state(view, ACCOUNT)
+        queries.keywords_in_use(view, ACCOUNT, INBOX)
+        return found
+
+    return call
+
+
+def flag_change(mailbox: Mailbox) -> Call:
+    command = command_pb2.Command(time_ms=START_MS)
+    change = command.modify_keywords
+    change.account_id = ACCOUNT
+    change.messages.messages.append(_uid(mailbox))
+    change.replace = True
+    change.keywords.append(f"word{mailbox.random.randrange(8)}")
+    return lambda: mailbox.commit(Proposal(command))
+
+
+def one_append(mailbox: Mailbox) -> Call:
+    proposal = mailbox.append(1)
+    return lambda: mailbox.commit(proposal)
+
+
+OPERATIONS: Final[dict[str, Callable[[Mailbox], Call]]] = {
+    "page of 50 behind any UID": page_after_uid,
+    "page of 50 by a range of UIDs": page_by_uids,
+    "page of 50 from a token": page_from_token,
+    "page of 50, newest first": page_newest,
+    "page of 50 from any date": page_by_date,
+    "page of 50, latest date first": page_newest_by_date,
+    "one message by id": one_message,
+    "counts (GetMailbox)": counts,
+    "flag change": flag_change,
+    "append": one_append,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Medians of one operation."""
+
+    name: str
+    small_us: float
+    large_us: float
+
+    @property
+    def ratio(self) -> float:
+        return self.large_us / self.small_us
+
+
+def measure(small: Mailbox, large: Mailbox, rounds: int) -> list[Row]:
+    """Every round does every operation once on both, in an order that changes."""
+    took: dict[tuple[str, int], list[float]] = {}
+    for number in range(WARM_UP_ROUNDS + rounds):
+        for name, prepare in OPERATIONS.items():
+            for mailbox in (small, large) if number % 2 else (large, small):
+                call = prepare(mailbox)
+                began_s = time.perf_counter()
+                call()
+                took_us = (time.perf_counter() - began_s) * 1e6
+                if number >= WARM_UP_ROUNDS:
+                    took.setdefault((name, mailbox.size), []).append(took_us)
+    return [
+        Row(
+            name,
+            statistics.median(took[name, small.size]),
+            statistics.median(took[name, large.size]),
+        )
+        for name in OPERATIONS
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=1_000_000, help="of the large mailbox")
+    parser.add_argument("--rounds", type=int, default=500, help="of every operation")
+    parser.add_argument(
+        "--scattered",
+        type=float,
+        default=0.1,
+        help="share of messages whose date has nothing to do with their UID, as imported ones have",
+    )
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--dir", type=Path, default=None, help="where the stores are built")
+    parser.add_argument("--ratio-max", type=float, default=RATIO_MAX)
+    parser.add_argument("--check", action="store_true", help="fail above the bound")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """1 with --check when an operation on the large mailbox costs more than it may."""
+    asked = arguments()
+    if asked.messages < SMALL:
+        print(f"--messages: at least {SMALL:,}")
+        return 2
+    print(f"building {SMALL:,} and {asked.messages:,} messages, seed {asked.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="mailraft-size-", dir=asked.dir) as folder:
+        small, large = (
+            Mailbox(Path(folder) / str(size), size, asked.seed, asked.scattered)
+            for size in (SMALL, asked.messages)
+        )
+        for mailbox in (small, large):
+            mailbox.build()
+        above = show("the default cache", small, large, asked)
+        whole = StoreOptions(block_cache_bytes=WHOLE_CACHE_BYTES)
+        above += show("a cache that holds all", small, large, asked, whole)
+        for mailbox in (small, large):
+            mailbox.close()
+    return 1 if asked.check and above else 0
+
+
+def show(
+    what: str,
+    small: Mailbox,
+    large: Mailbox,
+    asked: argparse.Namespace,
+    options: StoreOptions | None = None,
+) -> int:
+    """Measure after a restart, and print the table; answers how many are above the bound."""
+    opened_s = [mailbox.reopen(options or StoreOptions()) for mailbox in (small, large)]
+    if options is not None:
+        for mailbox in (small, large):
+            mailbox.warm_up()
+    rows = measure(small, large, asked.rounds)
+    print(f"\n{what + ', medians in µs':44}{small.size:>10,}{large.size:>12,}   ratio")
+    for row in rows:
+        mark = "  above" if row.ratio > asked.ratio_max else ""
+        print(f"{row.name:44}{row.small_us:10.1f}{row.large_us:12.1f}{row.ratio:8.2f}{mark}")
+    print(f"{'open after a restart, ms':44}{opened_s[0] * 1e3:10.1f}{opened_s[1] * 1e3:12.1f}")
+    above = sum(row.ratio > asked.ratio_max for row in rows)
+    print(f"bound {asked.ratio_max}: {len(rows) - above} of {len(rows)} within", flush=True)
+    return above
+
+
+if __name__ == "__main__":
+    sys.exit(main())
