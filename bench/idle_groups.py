@@ -13,7 +13,8 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
+
 from mailraft.cluster.local import LocalCluster, LocalOptions
 
 SETTLE_S = 10.0

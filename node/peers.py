@@ -16,6 +16,7 @@ import grpc
 
 from mailraft.internal.v1 import peer_service_pb2_grpc, raft_pb2, snapshot_pb2
 from mailraft.node.consensus.messages import Event, PeerDown, PeerUp, Received
+from mailraft.node.identity import speaks_for
 from mailraft.node.interfaces import ClusterView, Peer
 from mailraft.node.runtime import Runtime
 from mailraft.node.snapshot_receiver import SnapshotReceiver
@@ -201,6 +202,10 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"this is node {self._view.node}; {hello.from_node} calls {hello.to_node}",
+            )
+        if not speaks_for(context, hello.from_node):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {hello.from_node}"
             )
         return hello
 

@@ -23,6 +23,7 @@ from mailraft.node.engine.errors import EngineError
 from mailraft.node.engine.records import AppliedPosition, decode_configuration
 from mailraft.node.engine.snapshot import Pack, SnapshotDamagedError, SnapshotSink, Totals
 from mailraft.node.engine.store import Store
+from mailraft.node.identity import speaks_for
 from mailraft.node.interfaces import ClusterView, GroupId, LogBase
 from mailraft.node.runtime import Runtime
 
@@ -71,6 +72,10 @@ class SnapshotReceiver:
                 grpc.StatusCode.INVALID_ARGUMENT, "a snapshot begins with its offer"
             )
         offer = first.offer
+        if not speaks_for(context, offer.from_node):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {offer.from_node}"
+            )
         receiving: _Receiving | None = None
         try:
             self._check(offer)

@@ -68,9 +68,7 @@ def family_options(options: StoreOptions) -> dict[str, Options]:
     }
 
 
-def _family(
-    cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10, block_bytes: int = 16 * 1024
-) -> Options:
+def _family(cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10) -> Options:
     family = Options(raw_mode=True)
     family.set_write_buffer_size(write_buffer_bytes)
     family.set_max_write_buffer_number(3)
@@ -87,7 +85,7 @@ def _family(
     # In parts: whole, the filter of one large table is larger than a shard of the cache (1 MiB), is
     # never kept, and each get of a key reads all of it (3.9 MB at 450,000 messages were seen).
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
-    table.set_block_size(block_bytes)
+    table.set_block_size(16 * 1024)
     table.set_format_version(5)
     if bloom_bits:
         table.set_bloom_filter(bloom_bits, False)
@@ -117,4 +115,4 @@ def _body(cache: Cache, options: StoreOptions) -> Options:
 
 
 def _state(cache: Cache, options: StoreOptions) -> Options:
-    return _family(cache, options.memtable_bytes // 4, block_bytes=4 * 1024)
+    return _family(cache, options.memtable_bytes // 4)
