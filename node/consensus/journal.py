@@ -62,6 +62,7 @@ class Journal:
         self._start_commit = max(stored.applied_index, stored.base.index)
         self._tail: OrderedDict[int, Entry] = OrderedDict()
         self._tail_bytes = 0
+        self._written_index = stored.last_index  # by the writes of the turns before
         self.sizes = LogSizes(stored.base.index, stored.last_index, stored.log_bytes)
         # Configurations in the log, the one at the base first.
         self._configurations = [(stored.base.index, stored.base.configuration)]
@@ -137,14 +138,16 @@ class Journal:
         return found
 
     def take_writes(self) -> tuple[LogWrite, ...]:
-        """This turn's writes, in program order. They are on their way to the engine now, so
-        what the tail lets go from here on can be read back.
+        """This turn's writes, in program order. The engine has those of the turns before, so the
+        tail lets go only what was in them: what is committed in this turn is read after this, and
+        before its writes are carried out.
         """
         self._close_append()
         writes, self._writes, self._later = tuple(self._writes), self._later, []
-        while self._tail_bytes > TAIL_BYTES_MAX and len(self._tail) > 1:
+        while self._tail_bytes > TAIL_BYTES_MAX and next(iter(self._tail)) <= self._written_index:
             _, entry = self._tail.popitem(last=False)
             self._tail_bytes -= entry.size_bytes
+        self._written_index = self.last_index
         return writes
 
     def take_truncated(self) -> bool:
@@ -182,6 +185,7 @@ class Journal:
         self._writes.append(InstallSnapshot(self._group, generation, base, digest))
         self._base_index, self._base_term = base.index, base.term
         self._last = (base.index, base.index, base.term)
+        self._written_index = base.index
         self._configurations = [(base.index, base.configuration)]
         self._tail.clear()
         self._tail_bytes = 0
@@ -222,6 +226,7 @@ class Journal:
             _, entry = self._tail.popitem()
             self._tail_bytes -= entry.size_bytes
         self._last = (first - 1, first - 1, previous_term)
+        self._written_index = min(self._written_index, first - 1)
 
     def setCurrentTerm(self, term: int, voted_for: int | None) -> None:  # noqa: N802
         state = HardState(term, voted_for or 0)

@@ -12,8 +12,8 @@ class Settings:
     """Raft section 5.6: broadcast time << election timeout << time between failures."""
 
     heartbeat_s: float = 0.1
-    election_timeout_min_s: float = 0.5
-    election_timeout_max_s: float = 1.0
+    election_timeout_min_s: float = 0.4
+    election_timeout_max_s: float = 0.8
     tick_s: float = 0.05
     # A write that is not on disk after this long: the disk hangs, and must not keep a leader.
     disk_hung_s: float = 1.0
