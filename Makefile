@@ -24,6 +24,7 @@ SEEDS ?= 150
 SEED0 ?= 0
 INPUTS ?= 60000
 CORPUS ?=
+MESSAGES ?= 1000000
 
 .PHONY: help
 help: ## list the targets
@@ -67,6 +68,14 @@ test: $(VENV) ## run the tests: unit, contract, simulation, cluster of real proc
 faults: $(VENV) ## inject faults into real clusters (slow)
 	@$(BIN)/python -m pytest tests/faults
 
+.PHONY: failover
+failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged
+	@$(BIN)/python -m bench.failover
+
+.PHONY: large
+large: $(VENV) ## ten uploads of 50 MiB at once: what memory each process takes above idle
+	@$(BIN)/python -m bench.large_messages
+
 .PHONY: sim
 sim: $(VENV) ## simulate more histories: SEEDS=how many, SEED0=the first
 	@$(BIN)/python -m tests.sim.run --seeds $(SEEDS) --seed0 $(SEED0) --workers $(WORKERS)
@@ -83,6 +92,15 @@ contract-mutants: $(VENV) ## take out what keeps each invariant of a mail store:
 fuzz: $(VENV) ## feed decoders near misses: INPUTS=how many each, SEED0=where chance begins
 	@MAILRAFT_FUZZ_INPUTS=$(INPUTS) MAILRAFT_FUZZ_SEED=$(SEED0) \
 		$(BIN)/python -m pytest tests/unit/test_fuzz.py --numprocesses $(WORKERS)
+
+.PHONY: mailbox-size
+mailbox-size: $(VENV) ## measure a mailbox of MESSAGES (default 1,000,000) beside one of 1,000
+	@$(BIN)/python -m bench.mailbox_size --messages $(MESSAGES)
+
+.PHONY: roundtrip
+roundtrip: $(VENV) ## import, export and import again the mail of CORPUS on a cluster, bytes compared
+	@MAILRAFT_ROUNDTRIP_CORPUS=$(abspath $(CORPUS)) \
+		$(BIN)/python -m pytest tests/cluster/test_roundtrip.py -s
 
 .PHONY: coverage
 coverage: $(VENV) ## run the tests and report the lines they miss

@@ -1,12 +1,13 @@
 """What a mailbox of a million messages costs beside one of a thousand: `make mailbox-size`.
 
-Both are built through the state machine and the engine of one node, without network or consensus:
-log entries of many appends, applied to a store each in a folder of its own. Then every operation is
-measured on both by turns, so that whatever else the machine does meets both alike. Nothing waits
-for the disk: a flush costs the same whatever the mailbox, and would hide what is compared here.
+Both lie in one shard of one node and are built through its state machine and engine, without
+network or consensus: log entries of many appends. Then every operation is measured on both by
+turns, so that whatever else the machine does meets both alike. Nothing waits for the disk: a flush
+costs the same whatever the mailbox, and would hide what is compared here.
 
-Places in the mailbox are uniformly random: the least that a cache can help with. A second table has
-a cache that holds all of it, so the two tell what the mailbox' size costs and what the cache's does.
+Places in the mailbox are uniformly random: the least that a cache can help with. The second table
+has a cache that holds all of it: so the two tell apart what the size of the mailbox costs and what
+that of the cache does.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ from mailraft.wire import bodies
 
 SMALL: Final = 1_000
 RATIO_MAX: Final = 1.3
-ACCOUNT: Final = "alice"
 INBOX: Final = 1
 GROUP: Final = 1
 TERM: Final = 1
@@ -64,60 +64,22 @@ WHOLE_CACHE_BYTES: Final = 2048 * MIB
 KEYWORDS: Final = (("$seen",), ("$seen", "$flagged"), ())
 
 
-class Mailbox:
-    """One mailbox of `size` messages, in a store of its own."""
+class Shard:
+    """One shard of a node: a store, and the state machine over it."""
 
-    def __init__(self, folder: Path, size: int, seed: int, scattered: float) -> None:
-        self.size, self._folder, self._scattered = size, folder, scattered
-        self.random = random.Random(seed)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._machine = MailStateMachine()
         self._store = Store.open(folder, cluster_id="bench", node=1)
         self._configuration = Configuration(1, (replica_id(1, 1),))
         self._store.create_group(GROUP, replica_id(1, 1), self._configuration)
         self._index = self._store.applied(GROUP)[0]
-        self._number = 0  # of the last message
 
     @property
     def view(self) -> View:
         return self._store.view(GROUP)
 
-    def build(self) -> None:
-        """Fill it. The keywords and the order of the received times differ from message to
-        message.
-        """
-        created = command_pb2.Command(time_ms=START_MS)
-        created.create_account.account_id = ACCOUNT
-        self.commit(Proposal(created))
-        began_s = told_s = time.monotonic()
-        while self._number < self.size:
-            self.commit(*self._appends())
-            if self._index % COMPACT_EVERY_ENTRIES == 0:
-                self.compact()
-            now_s = time.monotonic()
-            if now_s > told_s + PROGRESS_EVERY_S:
-                told_s = now_s
-                rate = self._number / (now_s - began_s)
-                print(f"  {self._number:>9,} of {self.size:,}: {rate:,.0f}/s", flush=True)
-        self.compact()
-        self._store.flush()
-        took_s = time.monotonic() - began_s
-        print(f"  {self.size:>9,} messages appended in {took_s:.1f} s", flush=True)
-
-    def reopen(self, options: StoreOptions) -> float:
-        """As after a restart; answers in how many seconds it shows its counts."""
-        self._store.close()
-        began_s = time.monotonic()
-        self._store = Store.open(self._folder, cluster_id="bench", node=1, options=options)
-        self._store.load(GROUP)
-        assert queries.mailbox(self.view, ACCOUNT, INBOX).total_messages >= self.size
-        return time.monotonic() - began_s
-
-    def warm_up(self) -> None:
-        """Read all of it once."""
-        for _ in self.view.scan(b"", b"\xff\xff\xff"):
-            pass
-
-    def commit(self, *proposals: Proposal) -> tuple[object, ...]:
+    def commit(self, *proposals: Proposal) -> None:
         """One log entry, written and applied as a leader does it, but for the flush."""
         payload, packed = self._machine.encode(proposals)
         self._index += 1
@@ -125,19 +87,65 @@ class Mailbox:
         self._store.write([AppendEntries(GROUP, (entry,))])
         done = self._machine.apply(self.view, entry)
         self._store.write([ApplyWrite(GROUP, entry.index, TERM, done.effects)])
-        return done.replies
+        if self._index % COMPACT_EVERY_ENTRIES == 0:
+            base = LogBase(self._index, TERM, self._configuration)
+            self._store.write([CompactLog(GROUP, base)])
 
-    def compact(self) -> None:
-        base = LogBase(self._index, TERM, self._configuration)
-        self._store.write([CompactLog(GROUP, base)])
+    def reopen(self, options: StoreOptions) -> None:
+        """As after a restart."""
+        self._store.close()
+        self._store = Store.open(self._folder, cluster_id="bench", node=1, options=options)
+        self._store.load(GROUP)
+
+    def warm_up(self) -> None:
+        """Read all of it once."""
+        for _ in self.view.scan(b"", b"\xff\xff\xff"):
+            pass
 
     def close(self) -> None:
         self._store.close()
 
+
+class Mailbox:
+    """The inbox of an account, with `size` messages once it is built."""
+
+    def __init__(self, shard: Shard, size: int, seed: int, scattered: float) -> None:
+        self.shard, self.size, self._scattered = shard, size, scattered
+        self.account = f"with-{size}"
+        self.random = random.Random(seed)
+        self._number = 0  # of the last message
+
+    @property
+    def view(self) -> View:
+        return self.shard.view
+
+    def build(self) -> None:
+        """Fill it."""
+        created = command_pb2.Command(time_ms=START_MS)
+        created.create_account.account_id = self.account
+        self.shard.commit(Proposal(created))
+        began_s = told_s = time.monotonic()
+        while self._number < self.size:
+            self.shard.commit(*self._appends())
+            now_s = time.monotonic()
+            if now_s > told_s + PROGRESS_EVERY_S:
+                told_s = now_s
+                rate = self._number / (now_s - began_s)
+                print(f"  {self._number:>9,} of {self.size:,}: {rate:,.0f}/s", flush=True)
+        took_s = time.monotonic() - began_s
+        print(f"  {self.size:>9,} messages appended in {took_s:.1f} s", flush=True)
+
+    def open(self) -> float:
+        """In how many milliseconds it shows its counts and its newest page the first time."""
+        began_s = time.perf_counter()
+        assert queries.mailbox(self.view, self.account, INBOX).total_messages >= self.size
+        page_newest(self)()
+        return (time.perf_counter() - began_s) * 1e3
+
     def append(self, count: int) -> Proposal:
-        """An append of so many new messages."""
+        """An append of so many new messages, each with a body and a Message-ID of its own."""
         command = command_pb2.Command(time_ms=START_MS + self._number)
-        command.append.account_id = ACCOUNT
+        command.append.account_id = self.account
         packed = []
         for ordinal in range(count):
             self._number += 1
@@ -145,6 +153,7 @@ class Mailbox:
             raw += b"x" * (BODY_BYTES - len(raw))
             packed.append(bodies.pack(raw))
             envelope = message_pb2.Envelope(message_id=f"{self._number}@example.org")
+            derived = message_pb2.Derived(parser_version=1, envelope=envelope)
             command.append.items.add(
                 body=command_pb2.NewBody(
                     ordinal=ordinal,
@@ -154,9 +163,7 @@ class Mailbox:
                 ),
                 keywords=KEYWORDS[self._number % len(KEYWORDS)],
                 internal_time_ms=self._received_ms(),
-                derived=message_pb2.Derived(
-                    parser_version=1, envelope=envelope
-                ).SerializeToString(),
+                derived=derived.SerializeToString(),
             )
         return Proposal(command, tuple(packed))
 
@@ -178,7 +185,7 @@ Call = Callable[[], object]
 
 
 def _page(mailbox: Mailbox, order: queries.Order, cursor: queries.PageCursor | None) -> Call:
-    return lambda: queries.page(mailbox.view, ACCOUNT, INBOX, order, PAGE, cursor)
+    return lambda: queries.page(mailbox.view, mailbox.account, INBOX, order, PAGE, cursor)
 
 
 def _uid(mailbox: Mailbox) -> int:
@@ -187,7 +194,7 @@ def _uid(mailbox: Mailbox) -> int:
 
 
 def _cursor(mailbox: Mailbox, order: queries.Order, uid: int, ms: int = 0) -> queries.PageCursor:
-    validity = queries.mailbox(mailbox.view, ACCOUNT, INBOX).uid_validity
+    validity = queries.mailbox(mailbox.view, mailbox.account, INBOX).uid_validity
     return queries.PageCursor(INBOX, validity, order, uid, ms)
 
 
@@ -198,16 +205,18 @@ def page_after_uid(mailbox: Mailbox) -> Call:
 
 def page_by_uids(mailbox: Mailbox) -> Call:
     first = _uid(mailbox)
-    validity = queries.mailbox(mailbox.view, ACCOUNT, INBOX).uid_validity
+    validity = queries.mailbox(mailbox.view, mailbox.account, INBOX).uid_validity
     wanted = [(first, first + PAGE - 1)]
-    return lambda: queries.messages_by_uid(mailbox.view, ACCOUNT, INBOX, validity, wanted, PAGE)
+    return lambda: queries.messages_by_uid(
+        mailbox.view, mailbox.account, INBOX, validity, wanted, PAGE
+    )
 
 
 def page_from_token(mailbox: Mailbox) -> Call:
     """Behind a page that was read before, as a client scrolls."""
     order = queries.Order.UID_DESCENDING
     before = queries.page(
-        mailbox.view, ACCOUNT, INBOX, order, 1, _cursor(mailbox, order, _uid(mailbox))
+        mailbox.view, mailbox.account, INBOX, order, 1, _cursor(mailbox, order, _uid(mailbox))
     )
     return _page(mailbox, order, before.following)
 
@@ -219,7 +228,7 @@ def page_newest(mailbox: Mailbox) -> Call:
 def page_by_date(mailbox: Mailbox) -> Call:
     """From the time of any message on."""
     uid = _uid(mailbox)
-    record = queries.message(mailbox.view, ACCOUNT, uid)  # ids and UIDs are the same here
+    record = queries.message(mailbox.view, mailbox.account, uid)  # ids and UIDs are the same here
     order = queries.Order.RECEIVED_DESCENDING
     return _page(mailbox, order, _cursor(mailbox, order, uid, record.internal_time_ms))
 
@@ -230,7 +239,7 @@ def page_newest_by_date(mailbox: Mailbox) -> Call:
 
 def one_message(mailbox: Mailbox) -> Call:
     number = _uid(mailbox)
-    return lambda: queries.message(mailbox.view, ACCOUNT, number)
+    return lambda: queries.message(mailbox.view, mailbox.account, number)
 
 
 def counts(mailbox: Mailbox) -> Call:
@@ -238,9 +247,9 @@ def counts(mailbox: Mailbox) -> Call:
 
     def call() -> record_pb2.MailboxRecord:
         view = mailbox.view
-        found = queries.mailbox(view, ACCOUNT, INBOX)
-        queries.account_state(view, ACCOUNT)
-        queries.keywords_in_use(view, ACCOUNT, INBOX)
+        found = queries.mailbox(view, mailbox.account, INBOX)
+        queries.account_state(view, mailbox.account)
+        queries.keywords_in_use(view, mailbox.account, INBOX)
         return found
 
     return call
@@ -249,16 +258,16 @@ def counts(mailbox: Mailbox) -> Call:
 def flag_change(mailbox: Mailbox) -> Call:
     command = command_pb2.Command(time_ms=START_MS)
     change = command.modify_keywords
-    change.account_id = ACCOUNT
+    change.account_id = mailbox.account
     change.messages.messages.append(_uid(mailbox))
     change.replace = True
     change.keywords.append(f"word{mailbox.random.randrange(8)}")
-    return lambda: mailbox.commit(Proposal(command))
+    return lambda: mailbox.shard.commit(Proposal(command))
 
 
 def one_append(mailbox: Mailbox) -> Call:
     proposal = mailbox.append(1)
-    return lambda: mailbox.commit(proposal)
+    return lambda: mailbox.shard.commit(proposal)
 
 
 OPERATIONS: Final[dict[str, Callable[[Mailbox], Call]]] = {
@@ -335,39 +344,35 @@ def main() -> int:
         return 2
     print(f"building {SMALL:,} and {asked.messages:,} messages, seed {asked.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mailraft-size-", dir=asked.dir) as folder:
+        shard = Shard(Path(folder) / "data")
         small, large = (
-            Mailbox(Path(folder) / str(size), size, asked.seed, asked.scattered)
-            for size in (SMALL, asked.messages)
+            Mailbox(shard, size, asked.seed, asked.scattered) for size in (SMALL, asked.messages)
         )
         for mailbox in (small, large):
             mailbox.build()
-        above = show("the default cache", small, large, asked)
+        above = show("the default cache", small, large, asked, StoreOptions())
         whole = StoreOptions(block_cache_bytes=WHOLE_CACHE_BYTES)
         above += show("a cache that holds all", small, large, asked, whole)
-        for mailbox in (small, large):
-            mailbox.close()
-    return 1 if asked.check and above else 0
+        shard.close()
+    return 1 if above > 0 and bool(asked.check) else 0
 
 
 def show(
-    what: str,
-    small: Mailbox,
-    large: Mailbox,
-    asked: argparse.Namespace,
-    options: StoreOptions | None = None,
+    what: str, small: Mailbox, large: Mailbox, asked: argparse.Namespace, options: StoreOptions
 ) -> int:
     """Measure after a restart, and print the table; answers how many are above the bound."""
-    opened_s = [mailbox.reopen(options or StoreOptions()) for mailbox in (small, large)]
-    if options is not None:
-        for mailbox in (small, large):
-            mailbox.warm_up()
+    shard = small.shard
+    shard.reopen(options)
+    opened_ms = [mailbox.open() for mailbox in (large, small)]
+    if options.block_cache_bytes == WHOLE_CACHE_BYTES:
+        shard.warm_up()
     rows = measure(small, large, asked.rounds)
     print(f"\n{what + ', medians in µs':44}{small.size:>10,}{large.size:>12,}   ratio")
     for row in rows:
         mark = "  above" if row.ratio > asked.ratio_max else ""
         print(f"{row.name:44}{row.small_us:10.1f}{row.large_us:12.1f}{row.ratio:8.2f}{mark}")
-    print(f"{'open after a restart, ms':44}{opened_s[0] * 1e3:10.1f}{opened_s[1] * 1e3:12.1f}")
-    above = sum(row.ratio > asked.ratio_max for row in rows)
+    print(f"{'first look after a restart, ms':44}{opened_ms[1]:10.1f}{opened_ms[0]:12.1f}")
+    above = sum(1 for row in rows if row.ratio > float(asked.ratio_max))
     print(f"bound {asked.ratio_max}: {len(rows) - above} of {len(rows)} within", flush=True)
     return above
 

@@ -108,3 +108,22 @@ async def test_a_second_start_is_refused(running: LocalCluster) -> None:
             pass
     assert running.ended() == []
     await running.wait_ready(5)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["to the leaders", "through the router"])
+async def test_a_large_message_goes_in_and_comes_out(running: LocalCluster, direct: bool) -> None:
+    """5 MiB are uploaded, delivered to two accounts and read back, byte by byte and in a range."""
+    raw = b"Subject: large\r\n\r\n" + os.urandom(5 * 1024 * 1024)
+    names = [f"large-{direct}-1", f"large-{direct}-2"]
+    certs = running.certs_folder
+    async with AsyncClient(
+        running.router_address, certs=certs, deadline_s=30.0, direct=direct
+    ) as mail:
+        for name in names:
+            await mail.create_account(name)
+        receipt = await mail.deliver(raw, to=names)
+        assert not receipt.failed
+        for each in receipt.recipients:
+            assert await mail.fetch_body(each.account_id, each.message_id) == raw
+            part = await mail.fetch_body(each.account_id, each.message_id, offset=9, length=2**21)
+            assert part == raw[9 : 9 + 2**21]

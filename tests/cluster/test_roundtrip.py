@@ -59,11 +59,11 @@ class Commands:
 async def digests(client: AsyncClient, account: str) -> list[str]:
     """SHA-256 of each message's bytes, as they are fetched, in the order of the UIDs."""
     ids = [each.id async for each in client.iter_messages(account, page_size=500)]
-    found = []
+    found: list[str] = []
     for start in range(0, len(ids), FETCHES):
         group = ids[start : start + FETCHES]
-        for raw in await asyncio.gather(*(client.fetch_body(account, one) for one in group)):
-            found.append(hashlib.sha256(raw).hexdigest())
+        raws = await asyncio.gather(*(client.fetch_body(account, one) for one in group))
+        found += [hashlib.sha256(raw).hexdigest() for raw in raws]
     return found
 
 

@@ -23,12 +23,13 @@ from grpc_requests import (
     mailbox_id,
     message_ids,
     request_of,
+    state_token,
 )
 from mailraft.client import AsyncClient, Consistency, MessageOrder, ObjectType
 from mailraft.client.calls import write_options
 from mailraft.client.results import receipt_of
 from mailraft.v1 import blob_pb2, mailbox_pb2
-from mailraft.wire import errors, tokens
+from mailraft.wire import errors
 
 T = TypeVar("T")
 
@@ -102,8 +103,7 @@ class GrpcDriver:
     async def _run(self, calls: Sequence[d.Call]) -> list[d.Outcome]:
         before = [await self._validity_of(call) for call in calls]
         return [
-            await self._one(call, validity)
-            for call, validity in zip(calls, before, strict=True)
+            await self._one(call, validity) for call, validity in zip(calls, before, strict=True)
         ]
 
     async def _validity_of(self, call: d.Call) -> int:
@@ -154,13 +154,11 @@ class GrpcDriver:
         named: OneAccount = dataclasses.replace(call, account=self.name(call.account))
         if isinstance(named, d.Undelete) and named.since_ms:
             named = dataclasses.replace(named, since_ms=named.since_ms + self._ahead_ms)
-        request = request_of(named, lambda account, mailbox: validity)
+        request = request_of(named, validity)
         args: dict[str, Any] = {"request_id": request_id}
         state = getattr(call, "if_in_state", None)
         if isinstance(state, d.State):
-            args["if_in_state"] = tokens.encode_state(
-                tokens.State(*state.incarnation, state.modseq)
-            )
+            args["if_in_state"] = state_token(state)
         reply = await self._client._write(request, args)  # type: ignore[arg-type]  # WriteArgs
         if isinstance(call, d.DeleteAccount):
             self._client.session.forget(named.account)
@@ -249,7 +247,7 @@ class GrpcDriver:
         """Page by page until there is no more."""
 
         async def read() -> list[d.Change]:
-            token = tokens.encode_state(tokens.State(*since.incarnation, since.modseq))
+            token = state_token(since)
             found: list[d.Change] = []
             while True:
                 page = await self._client.list_changes(

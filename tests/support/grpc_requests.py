@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
@@ -19,7 +19,6 @@ from mailraft.v1 import (
 )
 from mailraft.wire import tokens
 
-Validity = Callable[[str, str], int]  # account, mailbox -> the UIDVALIDITY that is meant
 OneAccount = (
     d.CreateAccount
     | d.SetQuota
@@ -37,8 +36,10 @@ OneAccount = (
 )
 
 
-def request_of(call: OneAccount, validity: Validity) -> Message:
-    """All but the request_id and the options."""
+def request_of(call: OneAccount, uid_validity: int) -> Message:
+    """All but the request_id and the options. uid_validity: under which UIDs are meant, unless the
+    call says it.
+    """
     match call:
         case d.CreateAccount() | d.SetQuota():
             quota = account_pb2.Quota(max_bytes=call.quota_bytes, max_messages=call.quota_messages)
@@ -60,7 +61,7 @@ def request_of(call: OneAccount, validity: Validity) -> Message:
         case d.Undelete():
             return _undelete(call)
         case _:
-            return _change(call, _selector(call.account, call.which, validity))
+            return _change(call, _selector(call.which, uid_validity))
 
 
 def delivery_of(call: d.Deliver, request_id: bytes) -> delivery_pb2.Delivery:
@@ -155,13 +156,13 @@ def _target(number: str) -> message_pb2.MailboxTarget:
     return message_pb2.MailboxTarget(mailbox_id=mailbox_id(number))
 
 
-def _selector(account: str, which: d.Which, validity: Validity) -> common_pb2.MessageSelector:
+def _selector(which: d.Which, uid_validity: int) -> common_pb2.MessageSelector:
     if not which.mailbox:
         ids = common_pb2.MessageIds(ids=message_ids(which.ids))
         return common_pb2.MessageSelector(ids=ids)
     uids = common_pb2.UidSet(
         mailbox_id=mailbox_id(which.mailbox),
-        uid_validity=which.uid_validity or validity(account, which.mailbox),
+        uid_validity=which.uid_validity or uid_validity,
         ranges=[number for pair in which.uids for number in pair],
     )
     return common_pb2.MessageSelector(uid_set=uids)

@@ -18,7 +18,6 @@ from mailbox_audit import audit
 from mailbox_driver import START_MS
 from mailraft.client import AsyncClient
 from mailraft.cluster import mapfile
-from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.housekeeper import Housekeeper
 from mailraft.node.mailstore import chores
