@@ -134,9 +134,7 @@ class EndAmnesia:
     group: GroupId
 
 
-LogWrite = (
-    AppendEntries | TruncateLog | SaveHardState | CompactLog | InstallSnapshot | EndAmnesia
-)
+LogWrite = AppendEntries | TruncateLog | SaveHardState | CompactLog | InstallSnapshot | EndAmnesia
 
 
 @dataclass(frozen=True, slots=True)

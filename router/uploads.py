@@ -19,7 +19,7 @@ UPLOAD_START_S = 10.0
 # The next chunk must come, and be taken, within this.
 CHUNK_TIMEOUT_S = 60.0
 # Chunks that are sent again to another node by ourselves.
-REPLAY_MAX_BYTES = 1024 * 1024
+REPLAY_MAX_BYTES = 512 * 1024
 
 _UPLOAD = METHODS["/mailraft.v1.BlobService/UploadBlob"]
 

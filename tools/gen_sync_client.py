@@ -19,6 +19,7 @@ SOURCES = (
     CLIENT / "async_base.py",
     CLIENT / "async_changes.py",
     CLIENT / "async_mutations.py",
+    CLIENT / "async_uploads.py",
 )
 RUFF = Path(sys.executable).parent / "ruff"
 
@@ -36,8 +37,8 @@ REPLACEMENTS = [
     (r"\bAsyncGenerator\[(.+?), None\]", r"Generator[\1, None, None]"),
     (r"\bAsyncGenerator\b", "Generator"),
     (r"\bAsyncClient\(", "Client("),
-    (r"\bAsync(Base|Changes|Mutations)\b", r"Blocking\1"),
-    (r"\basync_(base|changes|mutations)\b", r"sync_\1"),
+    (r"\bAsync(Base|Changes|Mutations|Uploads)\b", r"Blocking\1"),
+    (r"\basync_(base|changes|mutations|uploads)\b", r"sync_\1"),
     (r"\baclosing\b", "closing"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),

@@ -21,7 +21,7 @@ from mailraft.client import (
     errors,
 )
 from mailraft.v1 import common_pb2
-from mailraft.wire import slots
+from mailraft.wire import limits, slots
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_errors_are_exceptions_by_reason(mail: AsyncClient) -> None:
     with pytest.raises(errors.NotFoundError):
         await mail.get_message("alice", "M0")
     with pytest.raises(errors.MessageTooLargeError):
-        await mail.deliver(b"x" * 4_000_000, to=["alice"])
+        await mail.deliver(bytes(limits.UPLOAD_MAX_BYTES + 1), to=["alice"])
 
 
 async def test_accounts_are_listed_over_pages(mail: AsyncClient) -> None:

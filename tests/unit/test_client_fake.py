@@ -63,6 +63,8 @@ class FakeStore:
         self.level_met: common_pb2.LevelMet.ValueType = common_pb2.LEVEL_MET_YES
         self.delay_s = 0.0
         self.break_after_chunks: list[int] = []
+        self.uploads: dict[tuple[str, bytes], bytearray] = {}
+        self.blobs: dict[tuple[str, str], bytes] = {}
         self.damage: Callable[[bytes], bytes] = lambda data: data
         self.running = 0
         self.address = ""
@@ -240,7 +242,11 @@ class FakeStore:
                 raise self.not_leader()
             if key not in self.remembered:
                 found = self.account(recipient.account_id)
-                message = self.add(found, delivery.content, recipient.targets, recipient.keywords)
+                content = delivery.content
+                if recipient.blob_id:
+                    raw = self.blobs[recipient.account_id, recipient.blob_id]
+                    content = delivery_pb2.Content(raw=raw)
+                message = self.add(found, content, recipient.targets, recipient.keywords)
                 self.remembered[key] = delivery_pb2.RecipientResult(
                     message_id=message.id,
                     memberships=message.memberships,
@@ -261,9 +267,12 @@ class FakeStore:
 
     def AppendMessages(self, request: Any) -> delivery_pb2.AppendMessagesResponse:
         found = self.account(request.account_id)
-        made = [
-            self.add(found, item.content, item.targets, item.keywords) for item in request.messages
-        ]
+        made = []
+        for item in request.messages:
+            content = item.content
+            if item.blob_id:
+                content = delivery_pb2.Content(raw=self.blobs[request.account_id, item.blob_id])
+            made.append(self.add(found, content, item.targets, item.keywords))
         return delivery_pb2.AppendMessagesResponse(
             state=found.state,
             served=self.served(),
@@ -361,6 +370,31 @@ class FakeStore:
             chunk = blob_pb2.BlobChunk(data=data, crc32c=google_crc32c.value(data))
             yield blob_pb2.DownloadBlobResponse(chunk=chunk)
 
+    async def UploadBlob(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        """Breaks as `break_after_chunks` says, keeping what came until then."""
+        header = (await anext(requests)).header
+        self.requests.append(("UploadBlob", header))
+        found = self.account(header.account_id)
+        key = header.account_id, header.request_id
+        kept = self.uploads.setdefault(key, bytearray())
+        if header.offset_bytes != len(kept):
+            detail = errors.UploadOffsetMismatchError.detail_type(offset_bytes=len(kept))
+            await errors.abort(context, errors.UploadOffsetMismatchError(detail=detail))
+        breaks_after = self.break_after_chunks.pop(0) if self.break_after_chunks else -1
+        while len(kept) < header.size_bytes:
+            if not breaks_after:
+                await errors.abort(context, errors.ShuttingDownError())
+            breaks_after -= 1
+            chunk = (await anext(requests)).chunk
+            assert google_crc32c.value(chunk.data) == chunk.crc32c
+            kept += chunk.data
+        assert hashlib.sha256(kept).digest() == header.sha256
+        blob_id = tokens.blob_id(1_000 + len(self.blobs), 0)
+        self.blobs[header.account_id, blob_id] = bytes(kept)
+        return blob_pb2.UploadBlobResponse(
+            state=found.state, served=self.served(), blob_id=blob_id, size_bytes=len(kept)
+        )
+
     # --- the cluster
 
     def map(self) -> cluster_pb2.ClusterMap:
@@ -417,7 +451,17 @@ def handler_of(store: FakeStore, method: Any) -> grpc.RpcMethodHandler[Any, Any]
         async for part in store.stream(method.name, request, context):
             yield part
 
+    async def upload(requests: AsyncIterator[Any], context: Any) -> Any:
+        try:
+            return await store.UploadBlob(requests, context)
+        except errors.MailraftError as error:
+            await errors.abort(context, error)
+
     parse = message_factory.GetMessageClass(method.input_type).FromString
+    if method.client_streaming and not method.server_streaming:
+        return grpc.stream_unary_rpc_method_handler(
+            upload, request_deserializer=parse, response_serializer=serialize
+        )
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(
             stream, request_deserializer=parse, response_serializer=serialize

@@ -19,7 +19,7 @@ from google.protobuf import message_factory
 from dict_view import DictView
 from mailraft.internal.v1 import command_pb2
 from mailraft.node import services
-from mailraft.node.interfaces import Configuration, Entry, Peer, Proposal, replica_id
+from mailraft.node.interfaces import Configuration, DeleteBody, Entry, Peer, Proposal, replica_id
 from mailraft.node.mailstore.machine import MailStateMachine
 from mailraft.node.shard import Leadership, Replica
 from mailraft.v1 import (
@@ -97,6 +97,9 @@ class FakeShard:
             self.view.apply(done.effects)
             for ordinal, packed in enumerate(entry.bodies):
                 self.bodies[entry.index, ordinal] = packed
+            for effect in done.effects:
+                if isinstance(effect, DeleteBody):
+                    del self.bodies[effect.index, effect.ordinal]
             self.replica.applied(entry, done)
 
 
