@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -354,5 +355,6 @@ class MailMachine(RuleBasedStateMachine):
         }
 
 
-TestMailModel = MailMachine.TestCase
+# 6,000 steps: more than the usual minute on a busy machine.
+TestMailModel = pytest.mark.timeout(240)(MailMachine.TestCase)
 TestMailModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
