@@ -22,7 +22,7 @@ from mailraft.router.table import CLUSTER, Place
 from mailraft.v1 import error_pb2
 from mailraft.wire import errors
 
-TRY_TIMEOUT_S = 1.5  # of the first try; doubles, so that a cluster that is only slow answers too
+TRY_TIMEOUT_S = 1.0  # of the first try; doubles, so that a cluster that is only slow answers too
 PATIENT_TRY_TIMEOUT_S = 5.0
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5
