@@ -29,11 +29,12 @@ class Election(ReplicaBase):
     # ---- starting one ---------------------------------------------------------------------------
 
     def election_due(self) -> bool:
+        # Asked of every group in every turn: what is nearly always false comes first.
         return (
-            self.role != LEADER
-            and self.may_campaign
+            self.election_deadline < surroundings.now
+            and self.role != LEADER
             and not self.journal.amnesic
-            and self.election_deadline < surroundings.now
+            and self.may_campaign
             and (bool(self.connected_nodes) or not self.other_nodes)
         )
 
