@@ -1,16 +1,47 @@
-"""Whose certificate a peer shows. The cluster's authority also signs clients and routers."""
+"""Who may speak as a node: for both of the streams that nodes open to each other."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
+from mailraft.node.interfaces import ClusterView
 
-def speaks_for(context: grpc.aio.ServicerContext[Any, Any], node: int) -> bool:
-    """Whether the caller's certificate is that of this node: its common name is node-<number>.
 
-    Without TLS (--insecure, loopback only) nobody has a name, and everybody is believed.
+class Introduction(Protocol):
+    """What a stream begins with: Hello, or SnapshotOffer."""
+
+    @property
+    def cluster_id(self) -> str: ...
+
+    @property
+    def from_node(self) -> int: ...
+
+    @property
+    def to_node(self) -> int: ...
+
+
+def misdirected(view: ClusterView, caller: Introduction) -> str:
+    """Why a stream is not for this node; empty: it is."""
+    known = {peer.node for peer in view.peers()} - {view.node}
+    if caller.cluster_id != view.cluster_id:
+        return "this is another cluster"
+    if caller.to_node != view.node or caller.from_node not in known:
+        return f"this is node {view.node}; {caller.from_node} calls {caller.to_node}"
+    return ""
+
+
+async def refuse_impostor(
+    context: grpc.aio.ServicerContext[Any, Any], caller: Introduction
+) -> None:
+    """Abort unless the certificate is that of the node that calls: its name is node-<number>.
+
+    The cluster's authority also signs clients and routers. Without TLS (--insecure, loopback only)
+    nobody has a name, and everybody is believed.
     """
     names = context.auth_context().get("x509_common_name")
-    return names is None or list(names) == [f"node-{node}".encode()]
+    if names is not None and list(names) != [f"node-{caller.from_node}".encode()]:
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {caller.from_node}"
+        )

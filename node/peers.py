@@ -16,7 +16,7 @@ import grpc
 
 from mailraft.internal.v1 import peer_service_pb2_grpc, raft_pb2, snapshot_pb2
 from mailraft.node.consensus.messages import Event, PeerDown, PeerUp, Received
-from mailraft.node.identity import speaks_for
+from mailraft.node.identity import misdirected, refuse_impostor
 from mailraft.node.interfaces import ClusterView, Peer
 from mailraft.node.runtime import Runtime
 from mailraft.node.snapshot_receiver import SnapshotReceiver
@@ -195,18 +195,10 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         if first is None or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a stream begins with its Hello")
         hello = first.hello
-        known = {peer.node for peer in self._view.peers()} - {self._view.node}
-        if hello.cluster_id != self._view.cluster_id:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this is another cluster")
-        if hello.to_node != self._view.node or hello.from_node not in known:
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                f"this is node {self._view.node}; {hello.from_node} calls {hello.to_node}",
-            )
-        if not speaks_for(context, hello.from_node):
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {hello.from_node}"
-            )
+        reason = misdirected(self._view, hello)
+        if reason:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+        await refuse_impostor(context, hello)
         return hello
 
 

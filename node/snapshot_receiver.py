@@ -23,7 +23,7 @@ from mailraft.node.engine.errors import EngineError
 from mailraft.node.engine.records import AppliedPosition, decode_configuration
 from mailraft.node.engine.snapshot import Pack, SnapshotDamagedError, SnapshotSink, Totals
 from mailraft.node.engine.store import Store
-from mailraft.node.identity import speaks_for
+from mailraft.node.identity import misdirected, refuse_impostor
 from mailraft.node.interfaces import ClusterView, GroupId, LogBase
 from mailraft.node.runtime import Runtime
 
@@ -72,10 +72,7 @@ class SnapshotReceiver:
                 grpc.StatusCode.INVALID_ARGUMENT, "a snapshot begins with its offer"
             )
         offer = first.offer
-        if not speaks_for(context, offer.from_node):
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {offer.from_node}"
-            )
+        await refuse_impostor(context, offer)
         receiving: _Receiving | None = None
         try:
             self._check(offer)
@@ -98,13 +95,9 @@ class SnapshotReceiver:
     # ---- the beginning ---------------------------------------------------------------------------
 
     def _check(self, offer: snapshot_pb2.SnapshotOffer) -> None:
-        known = {peer.node for peer in self._view.peers()} - {self._view.node}
-        if offer.cluster_id != self._view.cluster_id:
-            raise _RefusedError("this is another cluster")
-        if offer.to_node != self._view.node or offer.from_node not in known:
-            raise _RefusedError(
-                f"this is node {self._view.node}; {offer.from_node} sends to {offer.to_node}"
-            )
+        reason = misdirected(self._view, offer)
+        if reason:
+            raise _RefusedError(reason)
         status = self._host.status(offer.group)
         if status is None or status.replica != offer.to_replica:
             raise _RefusedError(f"replica {offer.to_replica:#x} does not run here")
