@@ -197,7 +197,7 @@ def messages_by_uid(
         for uid, target in _uids(view, prefix, number, first, last):
             if len(found) >= _bounded(count):
                 return found, uid
-            found.append((uid, _pointed_at(view, prefix, target, without)))
+            found.append((uid, pointed_at(view, prefix, target, without)))
     return found, 0
 
 
@@ -228,7 +228,7 @@ def page(
         if len(found) >= _bounded(count):
             following = _cursor_at(record, order, last)
             break
-        found.append(_pointed_at(view, prefix, value, without))
+        found.append(pointed_at(view, prefix, value, without))
         uids.append(keys.uid_of(key))
         last = key
     return MessagePage(tuple(found), tuple(uids), following)
@@ -336,9 +336,10 @@ def _mailbox(view: View, prefix: bytes, number: int) -> record_pb2.MailboxRecord
     return record_pb2.MailboxRecord.FromString(stored)
 
 
-def _pointed_at(
+def pointed_at(
     view: View, prefix: bytes, target: bytes, without: visible.Hidden
 ) -> record_pb2.MessageRecord:
+    """The message that an index row names by its value."""
     number = int(keys.U64.unpack(target)[0])
     stored = view.get(keys.message_record(prefix, number))
     record = None if stored is None else visible.message(stored, without)

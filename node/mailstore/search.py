@@ -120,7 +120,7 @@ def _walk(view: View, query: Query, by_uid: bool, descending: bool, position: by
             break
         last = _WALKED.pack(time_ms, mailbox, uid)
         examined += 1
-        record = _message(view, prefix, target, without)
+        record = queries.pointed_at(view, prefix, target, without)
         shows = query.mailbox or min(each.mailbox for each in record.memberships)
         if shows == mailbox and query.test(Candidate(record)):
             messages.append(record)
@@ -199,16 +199,6 @@ def _bound(
     return key if descending else key + b"\x00"
 
 
-def _message(
-    view: View, prefix: bytes, target: bytes, without: visible.Hidden
-) -> record_pb2.MessageRecord:
-    number = int(keys.U64.unpack(target)[0])
-    stored = view.get(keys.message_record(prefix, number))
-    record = None if stored is None else visible.message(stored, without)
-    assert record is not None, f"an index row names message {number}, which is not there"
-    return record
-
-
 # ---- sorted --------------------------------------------------------------------------------------
 
 
@@ -254,7 +244,7 @@ def _scope(
     if mailbox:
         whole = keys.uid_mailbox(prefix, mailbox)
         for _, target in view.scan(whole, keys.after(whole)):
-            yield _message(view, prefix, target, without)
+            yield queries.pointed_at(view, prefix, target, without)
         return
     for _, stored in view.scan(
         keys.message_record(prefix), keys.message_record(prefix, (1 << 64) - 1)
