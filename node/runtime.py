@@ -151,8 +151,6 @@ class Runtime:
 
     async def run(self) -> None:
         """Turn until stopped. Raises DiskError when the disk failed: the process must end then."""
-        for replica in self._replicas.values():
-            replica.read_by_index()
         self._tick()
         while not self._stopping:
             await self._due.wait()

@@ -6,23 +6,25 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import grpc
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from mailraft.internal.v1 import command_pb2, peer_service_pb2_grpc
+from mailraft.internal.v1 import peer_service_pb2_grpc
 from mailraft.node import services
 from mailraft.node.consensus.host import Host
+from mailraft.node.consensus.messages import Event
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
 from mailraft.node.housekeeper import Housekeeper
-from mailraft.node.interfaces import ClusterView, GroupId, LogCorruptError, Proposal
+from mailraft.node.interfaces import ClusterView, GroupId, LogCorruptError, node_of
 from mailraft.node.mailstore.machine import MailStateMachine
 from mailraft.node.metrics import NodeMetrics, ShardCollector
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
@@ -97,7 +99,7 @@ class NodeServer:
             NodeMetrics(options.registry),
         )
         for group, configuration in view.groups():
-            mine = [r for r in configuration.voters if r >> 32 == view.node]
+            mine = [r for r in configuration.voters if node_of(r) == view.node]
             # A first start looks like one whose disk was lost: consensus finds out which it is.
             self._store.create_group(group, mine[0], configuration, amnesic=True)
             self._open_replica(host, group, mine[0])
@@ -116,13 +118,10 @@ class NodeServer:
         port = add_port(self._server, options.listen_address, options.credentials)
         await self._server.start()
         self._streams.start()
-        self._sending = asyncio.create_task(self._snapshots.run(), name="snapshots")
-        self._sending.add_done_callback(self._on_runtime_end)
-        self._running = asyncio.create_task(self._runtime.run(), name="runtime")
-        self._running.add_done_callback(self._on_runtime_end)
+        self._sending = self._begin(self._snapshots.run(), "snapshots")
+        self._running = self._begin(self._runtime.run(), "runtime")
         keeper = Housekeeper(self.replicas, now_s=self.now_s, wall_ms=self.wall_ms)
-        self._keeping = asyncio.create_task(keeper.run(), name="housekeeper")
-        self._keeping.add_done_callback(self._on_runtime_end)
+        self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace_s: float) -> None:
@@ -149,7 +148,13 @@ class NodeServer:
         if self._store is not None:
             self._store.close()
 
-    def _on_runtime_end(self, running: asyncio.Task[None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task without which the node is not whole: its error is the node's."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._on_end)
+        return task
+
+    def _on_end(self, running: asyncio.Task[None]) -> None:
         if running.cancelled() or self.failed.done():
             return
         error = running.exception()
@@ -183,17 +188,11 @@ class NodeServer:
             wake=self._runtime.wake,
             now=now_s,
             heard=lambda: host.leader_heard_s(group),
-            barrier=self._barrier,
         )
 
-    def _barrier(self) -> Proposal:
-        command = command_pb2.Command(time_ms=self.wall_ms())
-        command.read_barrier.SetInParent()
-        return Proposal(command)
-
-    def _tell(self, event: object) -> None:
+    def _tell(self, event: Event) -> None:
         assert self._runtime is not None
-        self._runtime.tell(event)  # type: ignore[arg-type]
+        self._runtime.tell(event)
 
     # ---- what services ask (services.base.Shards) ------------------------------------------------
 

@@ -22,6 +22,7 @@ from mailraft.node.interfaces import (
     ReplicaId,
     StateMachine,
     View,
+    node_of,
 )
 from mailraft.v1 import common_pb2, error_pb2
 from mailraft.wire import errors
@@ -96,13 +97,12 @@ class Replica:
         wake: Callable[[], None],
         now: Callable[[], float],
         heard: Callable[[], float],
-        barrier: Callable[[], Proposal],
     ) -> None:
         self.group, self.replica = group, replica
         self.machine, self.view = machine, view
         self.applied_index = applied_index
         self.leadership = Leadership()
-        self._wake, self._now, self._heard, self._barrier = wake, now, heard, barrier
+        self._wake, self._now, self._heard = wake, now, heard
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
         self._proposed: dict[int, list[_Waiting]] = {}  # by token, place in the log unknown yet
@@ -111,8 +111,6 @@ class Replica:
         self._applies: set[asyncio.Future[None]] = set()
         self._listeners: list[Listener] = []
         self._stopped: str | None = None
-        self._barrier_waiting: asyncio.Future[Committed] | None = None
-        self._by_index = False
         self._readers: list[asyncio.Future[None]] = []  # no index asked for yet
         self._indexing: dict[int, list[asyncio.Future[None]]] = {}  # by token, no index known yet
         self._indexed: list[tuple[int, list[asyncio.Future[None]]]] = []  # not applied yet
@@ -144,7 +142,7 @@ class Replica:
         """
         self._check_running()
         if consistency == common_pb2.CONSISTENCY_LINEARIZABLE:
-            await (self._pass_index if self._by_index else self._pass_barrier)(deadline_s)
+            await self._pass_index(deadline_s)
         return ReadPoint(self.view, self.applied_index, self.age_ms(), consistency)
 
     async def wait_applied(self, *, deadline_s: float) -> bool:
@@ -184,6 +182,21 @@ class Replica:
         age_s = self._now() - self._heard()
         return int(min(age_s, 2**31) * 1000)
 
+    def not_leader(self) -> errors.MailraftError:
+        """What a call is refused with that needs the leader, and this replica does not lead."""
+        leader, term = self.leadership.leader, self.leadership.term
+        if not leader or leader == self.replica:
+            return errors.NoLeaderError(f"shard {self.group} has no leader now")
+        return errors.NotLeaderError(
+            f"replica {self.replica} of shard {self.group} does not lead",
+            detail=error_pb2.NotLeader(
+                shard=self.group,
+                term=term,
+                leader_replica_id=leader,
+                leader_node_id=node_of(leader),
+            ),
+        )
+
     # ---- inside ----------------------------------------------------------------------------------
 
     def _check_running(self) -> None:
@@ -193,7 +206,7 @@ class Replica:
     def _enqueue(self, proposal: Proposal) -> _Waiting:
         self._check_running()
         if not self.leadership.leading:
-            raise self._not_leader()
+            raise self.not_leader()
         if (
             len(self._queue) >= QUEUE_COMMANDS_MAX
             or self._queue_bytes + proposal.size_bytes > QUEUE_BYTES_MAX
@@ -221,49 +234,19 @@ class Replica:
 
     async def _pass_index(self, deadline_s: float) -> None:
         if not self.leadership.leader:
-            raise self._not_leader()
+            raise self.not_leader()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._readers.append(done)
         self._wake()
         try:
             await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
-            raise self._no_quorum() from None
-
-    def _no_quorum(self) -> errors.MailraftError:
-        return errors.QuorumUnavailableError(
-            f"shard {self.group} found no quorum to order the read",
-            detail=error_pb2.QuorumUnavailable(shard=self.group),
-        )
-
-    async def _pass_barrier(self, deadline_s: float) -> None:
-        # A barrier that is still in the queue was asked for before it is proposed, so it serves
-        # every read that arrives until then.
-        shared = self._barrier_waiting
-        if shared is None or all(waiting.done is not shared for waiting in self._queue):
-            self._barrier_waiting = shared = self._enqueue(self._barrier()).done
-        barrier = asyncio.shield(shared)
-        try:
-            await asyncio.wait_for(barrier, max(0.0, deadline_s - self._now()))
-        except TimeoutError:
-            raise self._no_quorum() from None
-
-    def _not_leader(self) -> errors.MailraftError:
-        leader, term = self.leadership.leader, self.leadership.term
-        if not leader or leader == self.replica:
-            return errors.NoLeaderError(f"shard {self.group} has no leader now")
-        return errors.NotLeaderError(
-            f"replica {self.replica} of shard {self.group} does not lead",
-            detail=error_pb2.NotLeader(
-                shard=self.group, term=term, leader_replica_id=leader, leader_node_id=leader >> 32
-            ),
-        )
+            raise errors.QuorumUnavailableError(
+                f"shard {self.group} found no quorum to order the read",
+                detail=error_pb2.QuorumUnavailable(shard=self.group),
+            ) from None
 
     # ---- for the runtime -------------------------------------------------------------------------
-
-    def read_by_index(self) -> None:
-        """The runtime takes `next_read`; until it does, a linearizable read is an entry."""
-        self._by_index = True
 
     def next_read(self) -> int | None:
         """A token to ask a read index under, for all reads that wait; None when none does."""
@@ -284,7 +267,7 @@ class Replica:
         """Leadership changed, or nobody leads: the callers may ask again."""
         for done in self._indexing.pop(token, []):
             if not done.done():
-                done.set_exception(self._not_leader())
+                done.set_exception(self.not_leader())
 
     def _release_readers(self) -> None:
         waiting, self._indexed = self._indexed, []
@@ -325,7 +308,7 @@ class Replica:
     def rejected(self, token: int) -> None:
         """A proposal was appended nowhere."""
         for waiting in self._proposed.pop(token, []):
-            _fail(waiting, self._not_leader())
+            _fail(waiting, self.not_leader())
 
     def discarded(self, token: int) -> None:
         """Another entry was committed in a proposal's place: its callers may safely ask again."""
@@ -333,14 +316,14 @@ class Replica:
             if placed_token == token:
                 del self._placed[index]
                 for waiting in waiters:
-                    _fail(waiting, self._not_leader())
+                    _fail(waiting, self.not_leader())
 
     def lead(self, leadership: Leadership) -> None:
         """Leadership changed. What was not proposed yet goes back to its callers."""
         self.leadership = leadership
         if not leadership.leading:
             while self._queue:
-                _fail(self._queue.popleft(), self._not_leader())
+                _fail(self._queue.popleft(), self.not_leader())
             self._queue_bytes = 0
 
     def apply(self, entry: Entry) -> Applied:
@@ -359,7 +342,7 @@ class Replica:
                         waiting.done.set_result(Committed(reply, entry.index))
             else:
                 for waiting in waiters:
-                    _fail(waiting, self._not_leader())
+                    _fail(waiting, self.not_leader())
         self._release_readers()
         for waiter in self._applies:
             if not waiter.done():

@@ -82,7 +82,7 @@ async def readable(
 ) -> queries.BodyRow:
     """The blob that a mutation names, if the account may read it; apply looks again.
 
-    What is not found is looked for once more behind a barrier: a new leader may know less than was
+    What is not found is looked for once more with a quorum: a new leader may know less than was
     acknowledged until it has applied all of its log.
     """
     try:

@@ -1,7 +1,7 @@
 """How much quorum a call wants, what it is given, and reads at a level.
 
-Served now: writes at QUORUM; reads at LOCAL, SESSION and LINEARIZABLE (at the leader). Others
-answer NOT_IMPLEMENTED: a level is a promise, and never silently lowered.
+Served now: writes at QUORUM; reads at LOCAL, SESSION and LINEARIZABLE. Others answer
+NOT_IMPLEMENTED: a level is a promise, and never silently lowered.
 
 Defaults, as GetCapabilities tells: QUORUM and SESSION. SESSION without min_state promises no more
 than LOCAL does: a session that has neither written nor read has nothing to see again.
@@ -142,20 +142,8 @@ def served_write(shards: Shards, replica: Replica, committed: Committed) -> comm
 
 def check_leading(replica: Replica) -> None:
     """Refuses early what propose() would refuse, before the work that comes first is done."""
-    leadership = replica.leadership
-    if leadership.leading:
-        return
-    if not leadership.leader or leadership.leader == replica.replica:
-        raise errors.NoLeaderError(f"shard {replica.group} has no leader now")
-    raise errors.NotLeaderError(
-        f"replica {replica.replica} of shard {replica.group} does not lead",
-        detail=error_pb2.NotLeader(
-            shard=replica.group,
-            term=leadership.term,
-            leader_replica_id=leadership.leader,
-            leader_node_id=leadership.leader >> 32,
-        ),
-    )
+    if not replica.leadership.leading:
+        raise replica.not_leader()
 
 
 def _replica(shards: Shards, account_id: str, required: int) -> Replica:
@@ -190,9 +178,7 @@ async def _wait_for(
         point = await replica.read(asked, deadline_s=call.deadline_s)
         if _reached(point, account_id, wanted):
             return point
-    if (
-        replica.leadership.leading
-    ):  # nobody is ahead of it: behind a barrier it can tell for certain
+    if replica.leadership.leading:  # nobody is ahead of it: with a quorum it can tell for certain
         point = await replica.read(common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s)
         if _reached(point, account_id, wanted):
             return point

@@ -38,9 +38,7 @@ def new_replica(*, leader: int = 7, leading: bool = True) -> Replica:
         wake=lambda: None,
         now=time.monotonic,
         heard=time.monotonic,
-        barrier=lambda: Proposal(None),
     )
-    replica.read_by_index()
     replica.lead(Leadership(leader, 1, leading=leading))
     return replica
 

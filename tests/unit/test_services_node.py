@@ -17,9 +17,8 @@ import grpc
 from google.protobuf import message_factory
 
 from dict_view import DictView
-from mailraft.internal.v1 import command_pb2
 from mailraft.node import services
-from mailraft.node.interfaces import Configuration, DeleteBody, Entry, Peer, Proposal, replica_id
+from mailraft.node.interfaces import Configuration, DeleteBody, Entry, Peer, replica_id
 from mailraft.node.mailstore.machine import MailStateMachine
 from mailraft.node.shard import Leadership, Replica
 from mailraft.v1 import (
@@ -63,7 +62,6 @@ class FakeShard:
         self.entries = 0
         self.heard_s = 0.0
         self._last = 1
-        barrier = command_pb2.Command(read_barrier=command_pb2.ReadBarrier())
         self.replica = Replica(
             group,
             replica_id(NODE, group + 1),
@@ -73,7 +71,6 @@ class FakeShard:
             wake=self._wake,
             now=time.monotonic,
             heard=lambda: self.heard_s,
-            barrier=lambda: Proposal(barrier),
         )
         self.lead()
 
@@ -88,6 +85,11 @@ class FakeShard:
         asyncio.get_running_loop().call_soon(self.step)
 
     def step(self) -> None:
+        if not self.stalled and (read := self.replica.next_read()) is not None:
+            if self.replica.leadership.leading:
+                self.replica.read_ready(read, self.replica.applied_index)
+            else:  # as when the leader cannot be asked
+                self.replica.read_refused(read)
         while not self.stalled and (proposed := self.replica.next_entry()) is not None:
             self._last += 1
             self.entries += 1
