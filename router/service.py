@@ -21,6 +21,7 @@ from mailraft.router.watch import Watch
 from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2
 from mailraft.wire import credentials as wire_credentials
 from mailraft.wire import errors, limits
+from mailraft.wire.draining import drain
 from mailraft.wire.metadata import ACCOUNT_KEY, decode_account
 
 # Calls that are open at once; past it gRPC answers RESOURCE_EXHAUSTED by itself.
@@ -164,6 +165,7 @@ def _upload(dispatcher: Dispatcher) -> Callable[..., Any]:
             check_account(context, header.header)
             return await dispatcher.upload(header, requests, _stream_deadline(context))
         except errors.MailraftError as error:
+            await drain(requests)
             await errors.abort(context, error)
 
     return call

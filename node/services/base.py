@@ -24,6 +24,7 @@ from mailraft.node.interfaces import ClusterView, GroupId
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.shard import Replica
 from mailraft.wire import errors, limits, metadata
+from mailraft.wire.draining import drain
 
 from . import convert
 
@@ -224,6 +225,7 @@ def _taking(upload: Upload, method: MethodDescriptor) -> Callable[..., Any]:
             return await upload(first.header, requests)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             failed = to_error(error, method.full_name)
+        await drain(requests)
         return await errors.abort(context, failed)
 
     return answer

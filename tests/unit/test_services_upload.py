@@ -71,12 +71,18 @@ async def _raw(
         for request in requests:
             yield request
 
+    return await _stream(calls, stream())
+
+
+async def _stream(
+    calls: Calls, requests: AsyncIterator[blob_pb2.UploadBlobRequest]
+) -> blob_pb2.UploadBlobResponse:
     call: Any = calls.channel.stream_unary(
         "/mailraft.v1.BlobService/UploadBlob",
         request_serializer=blob_pb2.UploadBlobRequest.SerializeToString,
         response_deserializer=blob_pb2.UploadBlobResponse.FromString,
     )
-    response: blob_pb2.UploadBlobResponse = await call(stream())
+    response: blob_pb2.UploadBlobResponse = await call(requests)
     return response
 
 
@@ -174,6 +180,25 @@ async def test_what_is_damaged_on_the_way_is_not_stored() -> None:
         while await late.turn():
             pass
         audit(shard.view, shard.bodies)
+
+
+async def test_who_is_still_sending_is_told_why_it_is_refused() -> None:
+    """What is on its way is taken first: a refusal in mid-write would look like a broken stream."""
+    async with running() as (_, calls):
+        await calls.create(ALICE)
+        damaged = chunks(LARGE)
+        damaged[0].crc32c ^= 1
+        sent = 0
+
+        async def stream() -> AsyncIterator[blob_pb2.UploadBlobRequest]:
+            nonlocal sent
+            yield blob_pb2.UploadBlobRequest(header=header(LARGE))
+            for chunk in damaged:
+                yield blob_pb2.UploadBlobRequest(chunk=chunk)
+                sent += 1
+
+        assert isinstance(await refusal(_stream(calls, stream())), errors.ContentMismatchError)
+        assert sent == len(damaged)
 
 
 @pytest.mark.parametrize("complete", [True, False])
