@@ -17,7 +17,7 @@ PROTO_ROOMS := v1 internal wire
 # Folders that hold Python, as far as they exist. Tests of `make test` take < 10 minutes on 2 cores.
 PYTHON_FOLDERS := $(wildcard proto node router client cluster tests bench tools)
 IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim)
-CLUSTER_TESTS := $(wildcard tests/cluster)
+CLUSTER_TESTS := $(wildcard tests/cluster) tests/quorum/test_levels.py::test_with_one_down
 WORKERS ?= 2
 
 SEEDS ?= 150
@@ -68,9 +68,17 @@ test: $(VENV) ## run the tests: unit, contract, simulation, cluster of real proc
 faults: $(VENV) ## inject faults into real clusters (slow)
 	@$(BIN)/python -m pytest tests/faults
 
+.PHONY: quorum
+quorum: $(VENV) ## every consistency level with all up, with one node of three down, with two down
+	@$(BIN)/python -m pytest tests/quorum tests/sim/test_quorum_reads.py
+
 .PHONY: failover
 failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged
 	@$(BIN)/python -m bench.failover
+
+.PHONY: rehearse
+rehearse: $(VENV) ## join, drain, decommission, kill, replace, rezone, restart under load (< 28 minutes)
+	@$(BIN)/python -m bench.rehearse
 
 .PHONY: large
 large: $(VENV) ## ten uploads of 50 MiB at once: what memory each process takes above idle
@@ -91,7 +99,7 @@ contract-mutants: $(VENV) ## take out what keeps each invariant of a mail store:
 .PHONY: fuzz
 fuzz: $(VENV) ## feed decoders near misses: INPUTS=how many each, SEED0=where chance begins
 	@MAILRAFT_FUZZ_INPUTS=$(INPUTS) MAILRAFT_FUZZ_SEED=$(SEED0) \
-		$(BIN)/python -m pytest tests/unit/test_fuzz.py --numprocesses $(WORKERS)
+		$(BIN)/python -m pytest tests/unit/test_fuzz.py --numprocesses $(WORKERS) -rP
 
 .PHONY: mailbox-size
 mailbox-size: $(VENV) ## measure a mailbox of MESSAGES (default 1,000,000) beside one of 1,000
@@ -101,6 +109,10 @@ mailbox-size: $(VENV) ## measure a mailbox of MESSAGES (default 1,000,000) besid
 roundtrip: $(VENV) ## import, export and import again the mail of CORPUS on a cluster, bytes compared
 	@MAILRAFT_ROUNDTRIP_CORPUS=$(abspath $(CORPUS)) \
 		$(BIN)/python -m pytest tests/cluster/test_roundtrip.py -s
+
+.PHONY: placement
+placement: $(VENV) ## simulate placement at 1,000 nodes into docs/placement.md and .svg
+	@$(BIN)/python tools/placement_report.py
 
 .PHONY: coverage
 coverage: $(VENV) ## run the tests and report the lines they miss
@@ -117,6 +129,7 @@ lint: $(VENV) mypytree ## check style, types, the contract, generated stubs and 
 	@echo "== buf lint";             $(BIN)/python tools/protos.py lint
 	@echo "== buf breaking";         $(BIN)/python tools/protos.py breaking
 	@echo "== stubs as generated";   $(BIN)/python tools/protos.py check
+	@echo "== docs as generated";    $(BIN)/python tools/gen_docs.py --check
 	@echo "== tidy";                 $(BIN)/python -m pytest --quiet tests/unit/test_tidy.py
 
 .PHONY: format
@@ -127,6 +140,10 @@ format: $(VENV) ## format the code and sort its imports
 .PHONY: proto
 proto: $(VENV) ## regenerate the stubs beside the .proto files
 	@$(BIN)/python tools/protos.py generate
+
+.PHONY: docs
+docs: $(VENV) ## rewrite docs/cli.md and docs/configuration.md from what they document
+	@$(BIN)/python tools/gen_docs.py
 
 # The rooms in the shape they have once installed, for mypy (see pyproject.toml).
 .PHONY: mypytree

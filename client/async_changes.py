@@ -11,7 +11,8 @@ from mailraft.client.async_base import AsyncBase
 from mailraft.client.calls import Mailbox
 from mailraft.client.options import ObjectType, ReadArgs, SearchArgs
 from mailraft.client.results import Page
-from mailraft.client.watching import Watching
+from mailraft.client.settings import STREAM_DEADLINE_S
+from mailraft.client.watching import Watching, WatchingShard
 from mailraft.v1 import (
     blob_pb2,
     change_pb2,
@@ -102,6 +103,30 @@ class AsyncChanges(AsyncBase):
                 watching.failed(error)
             if not watching.accounts:
                 return
+            await self._transport.pause(watching.pause_s())
+
+    async def watch_shard(
+        self, shard: int, cursor: str = ""
+    ) -> AsyncGenerator[change_pb2.WatchShardResponse, None]:
+        """Tells of everything that changes in a shard, for indexers, until it is closed: in commit
+        order within each account, each change at least once.
+
+        cursor: of the last response that was dealt with, to go on behind it at any replica; "":
+        from now on. A response without changes says how far it was told, every 15 s at least. A
+        broken stream is opened again and goes on where it was. Raises ShardNotFoundError,
+        StateTooOldError: index the shard anew.
+        """
+        watching = WatchingShard(shard, cursor)
+        while True:
+            try:
+                stream = self._transport.stream(watching.request(), STREAM_DEADLINE_S)
+                async with aclosing(stream) as responses:
+                    async for response in responses:
+                        watching.take(response)
+                        yield response
+                watching.ended()
+            except errors.MailraftError as error:
+                watching.failed(error)
             await self._transport.pause(watching.pause_s())
 
     async def get_threads(

@@ -37,7 +37,7 @@ class AsyncUploads(AsyncBase):
         and NewMessage.blob_id of this account, for 24 hours or as long as a message refers to it.
         deadline_s: of the whole, by default 300. Raises MessageTooLargeError, OverQuotaError.
         """
-        options = calls.write_options(args)
+        options = self._write_options(args)
         upload = content.Upload(account_id, data, calls.request_id(args), options)
         end_s = time.monotonic() + args.get("deadline_s", STREAM_DEADLINE_S)
         await self._transport.apart(upload.measure)

@@ -36,6 +36,12 @@ class BlockingNodes:
         self._closed = False
 
     @property
+    def policy(self) -> cluster_pb2.LevelPolicy:
+        """Of the map; without one the defaults."""
+        table = self.table
+        return cluster_pb2.LevelPolicy() if table is None else table.topology.map.policy
+
+    @property
     def table(self) -> RoutingTable | None:
         """Where everything is, fetched when it is first asked for; None without `direct`."""
         if self._table is None and self._settings.direct:

@@ -177,7 +177,8 @@ class BlockingTransport:
         end_s: float,
         once: Callable[[str, float], Result],
     ) -> Result:
-        whole_time = waits_for_replicas(getattr(request, "write_options", None))
+        options = getattr(request, "write_options", None)
+        whole_time = method.mutation and waits_for_replicas(options, self._nodes.policy)
         tries = BlockingTries(method, end_s, whole_time=whole_time)
         replica_id = request.read_options.require_replica if method.route is Route.READ else 0
         while True:

@@ -19,8 +19,10 @@ from mailraft.client.options import (
     MessageView,
     ObjectType,
     ReadArgs,
+    ReadLevel,
     SearchArgs,
     WriteArgs,
+    WriteLevel,
 )
 from mailraft.client.results import NewMessage, Page, Recipient
 from mailraft.client.session import Session
@@ -48,11 +50,15 @@ Mailbox = str | MailboxRole
 """A mailbox by its id or its role; "INBOX" in any case is the role (an id is never that short)."""
 
 
-def read_options(account_id: str, session: Session, args: ReadArgs) -> common_pb2.ReadOptions:
-    """What a read asks for: SESSION at what the session saw, unless it says otherwise.
+def read_options(
+    account_id: str, session: Session, args: ReadArgs, default: ReadLevel
+) -> common_pb2.ReadOptions:
+    """What a read asks for: its own level, else the client's, else SESSION at what the session saw.
 
     One of no account ("") asks for the cluster's default.
     """
+    if "consistency" not in args:
+        args = {**default, **args}
     level: int = args.get("consistency", Consistency.SESSION if account_id else DEFAULT)
     min_state = args.get("min_state", "")
     if level == Consistency.SESSION and not min_state:
@@ -66,8 +72,10 @@ def read_options(account_id: str, session: Session, args: ReadArgs) -> common_pb
     )
 
 
-def write_options(args: WriteArgs) -> common_pb2.WriteOptions:
-    """What a mutation asks for."""
+def write_options(args: WriteArgs, default: WriteLevel) -> common_pb2.WriteOptions:
+    """What a mutation asks for: its own level, else the client's."""
+    if "ack" not in args:
+        args = {**default, **args}
     return common_pb2.WriteOptions(
         ack=common_pb2.AckLevel.ValueType(args.get("ack", common_pb2.ACK_LEVEL_UNSPECIFIED)),
         replicas=args.get("replicas", 0),

@@ -90,15 +90,20 @@ class ObjectType(enum.IntEnum):
     THREAD = common_pb2.OBJECT_TYPE_THREAD
 
 
-class ReadArgs(TypedDict, total=False):
-    """Keywords of every read about an account."""
+class ReadLevel(TypedDict, total=False):
+    """How fresh reads must be: of a call, or of all reads of a client that say nothing else."""
 
     consistency: Consistency
-    """Default: SESSION."""
+    """Default: the client's, else SESSION."""
     replicas: int
     """With Consistency.QUORUM: how many replicas are asked. Default: a majority."""
     max_staleness_ms: int
     """With Consistency.BOUNDED: the greatest age, 1 to 3,600,000 milliseconds."""
+
+
+class ReadArgs(ReadLevel, total=False):
+    """Keywords of every read about an account."""
+
     min_state: str
     """Show at least this state of the account; default with SESSION: the session's."""
     replica: int
@@ -133,13 +138,18 @@ class SearchArgs(ReadArgs, total=False):
     """Default: BASIC."""
 
 
-class WriteArgs(TypedDict, total=False):
-    """Keywords of every mutation."""
+class WriteLevel(TypedDict, total=False):
+    """How durable writes must be: of a call, or of all of a client's that say nothing else."""
 
     ack: Ack
-    """Default: the cluster's."""
+    """Default: the client's, else the cluster's."""
     replicas: int
-    """With Ack.REPLICAS: how many voters, above a majority."""
+    """With Ack.REPLICAS: how many voters, a majority or more."""
+
+
+class WriteArgs(WriteLevel, total=False):
+    """Keywords of every mutation."""
+
     if_in_state: str
     """Do it only if the account is still at exactly this state (StateMismatch)."""
     request_id: bytes

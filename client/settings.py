@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailraft.client.options import ReadLevel, WriteLevel
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
 
 # A download takes as long as its bytes do; this ends one whose server went silent.
@@ -24,6 +25,8 @@ class Settings:
     credentials: AnyCredentials
     deadline_s: float
     direct: bool
+    reads: ReadLevel
+    writes: WriteLevel
 
     @classmethod
     def of(
@@ -34,6 +37,8 @@ class Settings:
         insecure: bool,
         deadline_s: float,
         direct: bool,
+        reads: ReadLevel | None = None,
+        writes: WriteLevel | None = None,
     ) -> Settings:
         """Raises ValueError for what can never work."""
         targets = (target,) if isinstance(target, str) else tuple(target)
@@ -44,4 +49,4 @@ class Settings:
         if deadline_s <= 0:
             raise ValueError("deadline_s is to be above 0")
         identity = Insecure() if certs is None else Credentials(Path(certs), name)
-        return cls(targets, identity, deadline_s, direct)
+        return cls(targets, identity, deadline_s, direct, reads or {}, writes or {})

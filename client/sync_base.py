@@ -28,11 +28,17 @@ class BlockingBase:
     def _deadline_s(self, args: ReadArgs | WriteArgs) -> float:
         return args.get("deadline_s", self._settings.deadline_s)
 
+    def _read_options(self, account_id: str, args: ReadArgs) -> common_pb2.ReadOptions:
+        return calls.read_options(account_id, self._session, args, self._settings.reads)
+
+    def _write_options(self, args: WriteArgs) -> common_pb2.WriteOptions:
+        return calls.write_options(args, self._settings.writes)
+
     def _ask(self, request: Any) -> Any:
         return self._transport.unary(request, self._settings.deadline_s)
 
     def _read(self, request: Any, args: ReadArgs) -> Any:
-        request.read_options.CopyFrom(calls.read_options(request.account_id, self._session, args))
+        request.read_options.CopyFrom(self._read_options(request.account_id, args))
         try:
             reply = self._transport.unary(request, self._deadline_s(args))
         except errors.StateTooOldError:
@@ -43,7 +49,7 @@ class BlockingBase:
 
     def _write(self, request: Any, args: WriteArgs) -> Any:
         request.request_id = calls.request_id(args)
-        request.write_options.CopyFrom(calls.write_options(args))
+        request.write_options.CopyFrom(self._write_options(args))
         reply = self._transport.unary(request, self._deadline_s(args))
         self._session.observe(request.account_id, reply.state)
         return reply
@@ -57,7 +63,7 @@ class BlockingBase:
         first, whole, unmet = calls.request_id(args), None, False
         for number in range(calls.COMMANDS_MAX):
             request.request_id = following_id(first, number)
-            request.write_options.CopyFrom(calls.write_options(args))
+            request.write_options.CopyFrom(self._write_options(args))
             if number:
                 request.write_options.if_in_state = ""  # it was, when the first was done
             reply = self._transport.unary(request, self._deadline_s(args))

@@ -15,7 +15,15 @@ from typing import Self, Unpack
 
 from mailraft.client import calls, content
 from mailraft.client.calls import Mailbox
-from mailraft.client.options import ListArgs, MailboxRole, MessageView, ReadArgs, WriteArgs
+from mailraft.client.options import (
+    ListArgs,
+    MailboxRole,
+    MessageView,
+    ReadArgs,
+    ReadLevel,
+    WriteArgs,
+    WriteLevel,
+)
 from mailraft.client.results import (
     NewMessage,
     Page,
@@ -54,7 +62,8 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
     the target and talk to the leaders, with no extra hop; False: send everything through the
     target (a router). compress: bodies with zstandard, before they are sent. deadline_s: of a call
     with all its retries, where the call does not say its own. session: what reads see at least;
-    default: a new one.
+    default: a new one. reads, writes: the level of calls that name none, for example
+    reads={"consistency": Consistency.LOCAL}.
 
     Nothing is sent before the first call. A call that is cancelled or whose deadline passes leaves
     nothing running here; a mutation may still take effect, and can be repeated by its request_id.
@@ -83,8 +92,10 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         compress: bool = True,
         direct: bool = True,
         session: Session | None = None,
+        reads: ReadLevel | None = None,
+        writes: WriteLevel | None = None,
     ) -> None:
-        settings = Settings.of(target, certs, name, insecure, deadline_s, direct)
+        settings = Settings.of(target, certs, name, insecure, deadline_s, direct, reads, writes)
         super().__init__(settings, Session() if session is None else session)
         self._compress = compress
 
@@ -148,7 +159,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         while True:
             request = account_pb2.ListAccountsRequest(
                 shards=shards,
-                read_options=calls.read_options("", self._session, args),
+                read_options=self._read_options("", args),
                 page_size=page_size,
                 page_token=page_token,
             )
@@ -283,7 +294,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
     ) -> Receipt:
         delivery = calls.delivery(raw, to, keywords, internal_time, args, compress=self._compress)
         result = self._transport.deliver(
-            delivery, calls.write_options(args), self._deadline_s(args)
+            delivery, self._write_options(args), self._deadline_s(args)
         )
         receipt = receipt_of(delivery, result)
         for each in receipt.recipients:
@@ -443,7 +454,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
     def _chunks(
         self, request: blob_pb2.DownloadBlobRequest, args: ReadArgs, before: bytes = b""
     ) -> Generator[bytes, None, None]:
-        request.read_options.CopyFrom(calls.read_options(request.account_id, self._session, args))
+        request.read_options.CopyFrom(self._read_options(request.account_id, args))
         end_s = time.monotonic() + args.get("deadline_s", STREAM_DEADLINE_S)
         download = content.Download(request, before)
         while not download.complete:

@@ -15,6 +15,7 @@ import structlog
 
 from mailraft.cluster import certs, logs, mapfile
 from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
+from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
 
@@ -75,10 +76,10 @@ def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentia
 
 
 def _build_node(settings: NodeSettings) -> Server:
+    from mailraft.cluster.control.member import Member
     from mailraft.node.engine.options import StoreOptions
-    from mailraft.node.server import NodeOptions, NodeServer
+    from mailraft.node.server import NodeOptions
 
-    cluster_map = mapfile.load(settings.map_file)
     options = NodeOptions(
         data_dir=settings.data_dir,
         listen_address=settings.listen_address,
@@ -87,8 +88,10 @@ def _build_node(settings: NodeSettings) -> Server:
             block_cache_bytes=settings.block_cache_bytes, memtable_bytes=settings.memtable_bytes
         ),
     )
-    view = mapfile.StaticClusterView(cluster_map, settings.node)
-    return NodeServer(options=options, view=view, maps=mapfile.StaticMaps(cluster_map))
+    maps = ClusterMaps.open(
+        settings.map_file, settings.node, settings.data_dir, reach=settings.reach
+    )
+    return Member(options, maps)
 
 
 class _Router:

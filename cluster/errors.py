@@ -48,6 +48,13 @@ class CertificateError(ClusterError):
     reason = "BAD_CERTIFICATE"
 
 
+class NotConfirmedError(ClusterError):
+    """What cannot be undone was not asked for twice."""
+
+    exit_code = ExitCode.USAGE
+    reason = "NOT_CONFIRMED"
+
+
 class CorpusError(ClusterError):
     """There is no mail to read where it was looked for."""
 

@@ -1,6 +1,6 @@
 """A cluster on this machine: node processes and a router, and everything of theirs in one folder.
 
-FOLDER/map.json            the cluster map: written once, new addresses if a port is taken
+FOLDER/map.json            the cluster map: as of the last start, or of the last node that was added
 FOLDER/certs/              the authority and the certificates, unless plain text was asked for
 FOLDER/n1/, n2/, ...       node.toml and the node's data
 FOLDER/router/router.toml
@@ -29,7 +29,9 @@ from mailraft.cluster.addresses import split_address
 from mailraft.cluster.child import Child
 from mailraft.cluster.errors import ClusterError, FolderInUseError, NotReadyError
 from mailraft.cluster.levels import LogLevel
+from mailraft.cluster.maps import FILE_NAME
 from mailraft.cluster.observer import Observer
+from mailraft.cluster.operator import Operator
 from mailraft.router.ring import WEIGHT_SHARE_MILLI
 from mailraft.v1 import cluster_pb2
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
@@ -46,6 +48,8 @@ STOP_GRACE_S = 1.0
 STOP_DEADLINE_S = 10.0
 # Children of a parent that was killed end by themselves within their grace.
 ORPHANS_DEADLINE_S = 15.0
+# The meta group decides on one more node within this.
+GROW_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,8 @@ class LocalCluster:
 
     @property
     def nodes(self) -> list[int]:
-        """The numbers of all nodes."""
-        return [node.id for node in self.map.nodes]
+        """The numbers of all nodes that have not left."""
+        return [node.id for node in self.map.nodes if node.state != _REMOVED]
 
     def credentials(self, name: str = "admin") -> AnyCredentials:
         """To connect to any process of the cluster."""
@@ -226,6 +230,48 @@ class LocalCluster:
         child.start()
         self._write_run_file()
 
+    async def grow(self, *, zone: str = "", host: str = "") -> int:
+        """Have one more node admitted, and start it; its number. It is empty until a rebalance."""
+        number = max(node.id for node in self.map.nodes) + 1
+        taken = [split_address(node.address)[1] for node in self.map.nodes]
+        [port] = ports.choose(1, taken=taken)
+        wanted = _node(number, port)
+        wanted.zone, wanted.host = zone, host
+        async with Operator(self.router_address, self.credentials()) as operator:
+            admitted = (await operator.add_node(wanted)).id
+            async with asyncio.timeout(GROW_DEADLINE_S):
+                while admitted not in self.nodes:
+                    self.map = await operator.map()
+                    await asyncio.sleep(READY_POLL_S)
+        mapfile.save(self.folder / "map.json", self.map)
+        if not self.options.insecure:
+            certs.ensure(self.folder / "certs", certs.names_of([admitted]))
+        await self._watch().close()
+        self._observer = Observer(self.map, self.router_address, self.credentials())
+        self._nodes[admitted] = self._make_node(admitted)
+        self.start(admitted)
+        return admitted
+
+    def terminate(self, node: int) -> None:
+        """Ask a node to stop, as an operator does."""
+        self._nodes[node].terminate()
+
+    async def stopped(self, node: int, deadline_s: float = STOP_DEADLINE_S) -> bool:
+        """Wait until a node that was asked has ended; False: it did not in time, and was killed."""
+        return await self._nodes[node].stopped(deadline_s)
+
+    def forget(self, node: int) -> None:
+        """Of a node that was killed for good: nobody waits for it any more."""
+        del self._nodes[node]
+        self._write_run_file()
+
+    async def restart_router(self) -> None:
+        """Ask the router to stop, and start it again at its address."""
+        assert self._router is not None
+        self._router.terminate()
+        await self._router.stopped(STOP_DEADLINE_S)
+        self.start_again(self._router)
+
     async def leader_of(self, shard: int) -> int | None:
         """The node that leads the shard, as the running nodes know; None: nobody does."""
         return (await self.leaders()).get(shard)
@@ -242,7 +288,9 @@ class LocalCluster:
     # ---- inside -------------------------------------------------------------------------------
 
     def children(self) -> list[Child]:
-        return [*self._nodes.values(), *([self._router] if self._router is not None else [])]
+        """Processes that should run: not those that stopped in good order, asked or removed."""
+        there = [child for child in self._nodes.values() if child.exit_status != 0]
+        return [*there, *([self._router] if self._router is not None else [])]
 
     def _running_nodes(self) -> list[int]:
         return [node for node, child in self._nodes.items() if child.running]
@@ -290,9 +338,8 @@ class LocalCluster:
         """
         options, path = self.options, self.folder / "map.json"
         if path.exists():
-            self.map = mapfile.load(path)
+            self.map = self._newest_map(path)
             self._check_shape()
-            kept = [split_address(node.address)[1] for node in self.map.nodes]
         else:
             first = options.port + 1 if options.port else 0
             count = options.nodes or DEFAULT_NODES
@@ -305,20 +352,33 @@ class LocalCluster:
                 options.shards or DEFAULT_SHARDS,
             )
             mapfile.save(path, self.map)
-        moved = [index for index, port in enumerate(kept) if not ports.is_free(port)]
+        there = [node for node in self.map.nodes if node.state != _REMOVED]
+        kept = [split_address(node.address)[1] for node in there]
+        moved = [node for node, port in zip(there, kept, strict=True) if not ports.is_free(port)]
         if moved:
             fresh = ports.choose(len(moved), taken=[*kept, options.port])
-            for index, port in zip(moved, fresh, strict=True):
-                self.map.nodes[index].address = f"{ports.LOOPBACK}:{port}"
-                kept[index] = port
-            self.map.epoch += 1
+            for node, port in zip(moved, fresh, strict=True):
+                node.address = f"{ports.LOOPBACK}:{port}"
             mapfile.save(path, self.map)
-        return ports.choose(1, wanted=[options.port] if options.port else [], taken=kept)[0]
+        taken = [split_address(node.address)[1] for node in there]
+        return ports.choose(1, wanted=[options.port] if options.port else [], taken=taken)[0]
+
+    def _newest_map(self, path: Path) -> cluster_pb2.ClusterMap:
+        """What the nodes saw last counts for more than the file that they began with."""
+        first = mapfile.load(path)
+        copies = [self.data_folder(node.id) / FILE_NAME for node in first.nodes]
+        known = [mapfile.load(copy) for copy in copies if copy.exists()]
+        newest = max((first, *known), key=lambda each: each.epoch)
+        if newest.epoch > first.epoch:
+            mapfile.save(path, newest)
+        return newest
 
     def _check_shape(self) -> None:
-        asked = (("nodes", self.options.nodes), ("shards", self.options.shards))
-        for what, number in asked:
-            there = len(getattr(self.map, what))
+        asked = (
+            ("nodes", self.options.nodes, len(self.nodes)),
+            ("shards", self.options.shards, len(self.map.shards)),
+        )
+        for what, number, there in asked:
             if number is not None and number != there:
                 raise ClusterError(
                     f"the cluster in {self.folder} has {there} {what}, not {number}",
@@ -363,6 +423,9 @@ class LocalCluster:
         folder = "" if self.options.insecure else "certs"
         run = runfile.RunFile(self.map.cluster_id, os.getpid(), folder, router, tuple(nodes))
         runfile.write(self.folder, run)
+
+
+_REMOVED = cluster_pb2.NODE_STATE_REMOVED
 
 
 def _node(number: int, port: int) -> cluster_pb2.Node:

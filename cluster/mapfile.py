@@ -1,29 +1,32 @@
-"""The cluster map as a file: where every shard is, until the meta group keeps it.
+"""The cluster map as a file: what a cluster begins with, and what a node saw last.
 
-The file is the protobuf JSON of mailraft.v1.ClusterMap. Every process of a cluster reads the same.
+The file is the protobuf JSON of mailraft.v1.ClusterMap. Every process of a new cluster is given the
+same; from then on the meta group keeps the map (cluster/meta), and each node a copy of it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from mailraft.cluster.addresses import split_address
 from mailraft.cluster.errors import MapFileError
-from mailraft.node.interfaces import Configuration, GroupId, Peer, node_of, replica_id
-from mailraft.router import ring
+from mailraft.cluster.placement import place
+from mailraft.cluster.topology import Node, PlacementError
+from mailraft.node.engine.watermark import sync_path
+from mailraft.node.interfaces import META_GROUP, node_of, replica_id
+from mailraft.router.ring import slot_ranges
 from mailraft.v1 import cluster_pb2
 from mailraft.wire.slots import SLOTS
 
 REPLICATION = 3
 SHARDS_MAX = 4_096
 NODES_MAX = 4_096
-# Nobody counts the lives of replicas before there is a meta group: all are in their first.
+META_REPLICATION = 3
 FIRST_INCARNATION = 1
 FIRST_EPOCH = 1
 _VOTER = cluster_pb2.REPLICA_ROLE_VOTER
@@ -34,38 +37,69 @@ def make(
 ) -> cluster_pb2.ClusterMap:
     """The first map of a cluster: shards placed on the nodes by the ring, slots in equal ranges.
 
-    With fewer than three nodes each holds a replica of every shard. Raises MapFileError.
+    With fewer than three hosts each holds a replica of every shard. Raises MapFileError.
     """
     if not 1 <= shards <= SHARDS_MAX:
         raise MapFileError(f"{shards} shards: from 1 to {SHARDS_MAX} are possible")
     numbers = range(1, shards + 1)
-    on_ring = [ring.RingNode(each.id, each.zone, each.host, each.weight_milli) for each in nodes]
-    placement = ring.place(on_ring, numbers, REPLICATION)
+    placement = _placed(nodes, numbers, REPLICATION)
     cluster_map = cluster_pb2.ClusterMap(
         cluster_id=cluster_id or str(uuid.uuid4()),
         epoch=FIRST_EPOCH,
         slot_count=SLOTS,
         nodes=sorted(nodes, key=lambda node: node.id),
     )
-    for shard, (first, last) in zip(numbers, ring.slot_ranges(shards), strict=True):
+    for shard, (first, last) in zip(numbers, slot_ranges(shards), strict=True):
         cluster_map.slots.add(first_slot=first, last_slot=last, shard=shard)
-        replicas = [
-            cluster_pb2.Replica(
-                replica_id=replica_id(node, FIRST_INCARNATION), node_id=node, role=_VOTER
-            )
-            for node in sorted(placement[shard])
-        ]
-        cluster_map.shards.add(id=shard, replicas=replicas, configuration_version=1)
+        cluster_map.shards.add(id=shard, replicas=placement[shard], configuration_version=1)
+    add_meta(cluster_map)
     check(cluster_map)
     return cluster_map
 
 
+def add_meta(cluster_map: cluster_pb2.ClusterMap) -> None:
+    """Place the meta group, in a map that says nothing of it (from before 0.2.0, or new).
+
+    From the map alone, so that every process that reads the file finds the same.
+    """
+    if cluster_map.HasField("meta"):
+        return
+    [replicas] = _placed(cluster_map.nodes, [META_GROUP], META_REPLICATION).values()
+    cluster_map.meta.configuration_version = 1
+    cluster_map.meta.replicas.extend(replicas)
+
+
+def _placed(
+    nodes: Iterable[cluster_pb2.Node], groups: Iterable[int], replication: int
+) -> dict[int, list[cluster_pb2.Replica]]:
+    """First replicas of groups, the preferred leader first: fewer if there are fewer hosts."""
+    able = [Node.of(node) for node in nodes]
+    hosts = {node.host_key for node in able if node.holds}
+    try:
+        placement = place(able, groups, max(1, min(replication, len(hosts))))
+    except PlacementError as error:
+        raise MapFileError(str(error)) from error
+    return {
+        group: [
+            cluster_pb2.Replica(
+                replica_id=replica_id(node, FIRST_INCARNATION), node_id=node, role=_VOTER
+            )
+            for node in chosen
+        ]
+        for group, chosen in placement.items()
+    }
+
+
 def save(path: Path, cluster_map: cluster_pb2.ClusterMap) -> None:
-    """Replace the file at once: a reader sees the old map or the new one."""
+    """Replace the file at once, on disk when this returns: a reader sees the old map or the new."""
     text = json_format.MessageToJson(cluster_map, preserving_proto_field_name=True, indent=1)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text + "\n", "utf-8")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
+    sync_path(path.parent)
 
 
 def load(path: Path) -> cluster_pb2.ClusterMap:
@@ -79,6 +113,7 @@ def load(path: Path) -> cluster_pb2.ClusterMap:
     try:
         cluster_map = json_format.Parse(text, cluster_pb2.ClusterMap())
         check(cluster_map)
+        add_meta(cluster_map)
     except (json_format.ParseError, MapFileError) as error:
         raise MapFileError(f"the cluster map {path} is not valid: {error}") from error
     return cluster_map
@@ -98,6 +133,8 @@ def check(cluster_map: cluster_pb2.ClusterMap) -> None:
         raise MapFileError("its shards are not numbered in ascending order, each once")
     _check_slots(cluster_map, set(shards))
     nodes = {node.id for node in cluster_map.nodes}
+    if cluster_map.HasField("meta"):
+        _check_replicas(cluster_map.meta, nodes)
     for shard in cluster_map.shards:
         _check_replicas(shard, nodes)
 
@@ -108,11 +145,12 @@ def _check_nodes(cluster_map: cluster_pb2.ClusterMap) -> None:
         raise MapFileError(f"it has {len(numbers)} nodes: from 1 to {NODES_MAX} are possible")
     if numbers != sorted(set(numbers)) or 0 in numbers:
         raise MapFileError("its nodes are not numbered from 1 in ascending order, each once")
+    there = [node for node in cluster_map.nodes if node.state != cluster_pb2.NODE_STATE_REMOVED]
     for name in ("name", "address"):
-        values = [getattr(node, name) for node in cluster_map.nodes]
+        values = [getattr(node, name) for node in there]
         if len(set(values)) != len(values):
             raise MapFileError(f"two of its nodes have the same {name}")
-    for node in cluster_map.nodes:
+    for node in there:
         try:
             split_address(node.address)
         except ValueError as error:
@@ -144,68 +182,3 @@ def _check_replicas(shard: cluster_pb2.Shard, nodes: set[int]) -> None:
             raise MapFileError(
                 f"replica {replica.replica_id} of shard {shard.id} is not of node {replica.node_id}"
             )
-
-
-class StaticMaps:
-    """The map as a node's services ask for it (node.services.Maps): one that stays."""
-
-    def __init__(self, cluster_map: cluster_pb2.ClusterMap) -> None:
-        self._map = cluster_map
-
-    def current(self) -> cluster_pb2.ClusterMap:
-        return self._map
-
-    async def wait_newer(self, epoch: int, timeout_s: float) -> None:
-        if self._map.epoch <= epoch:
-            await asyncio.sleep(timeout_s)
-
-
-class StaticClusterView:
-    """What a node sees of its cluster (node.interfaces.ClusterView), from a map that stays."""
-
-    def __init__(self, cluster_map: cluster_pb2.ClusterMap, node: int) -> None:
-        """Raises MapFileError if the map does not know the node."""
-        self._map = cluster_map
-        self._node = node
-        if node not in {each.id for each in cluster_map.nodes}:
-            raise MapFileError(f"the cluster map has no node {node}")
-        self._shard_of_slot = [0] * SLOTS
-        for part in cluster_map.slots:
-            size = part.last_slot - part.first_slot + 1
-            self._shard_of_slot[part.first_slot : part.last_slot + 1] = [part.shard] * size
-        self._peers = tuple(
-            Peer(each.id, each.name, each.address, each.zone, each.host)
-            for each in cluster_map.nodes
-        )
-        self._groups = tuple(
-            (shard.id, _configuration(shard))
-            for shard in cluster_map.shards
-            if any(replica.node_id == node for replica in shard.replicas)
-        )
-
-    @property
-    def cluster_id(self) -> str:
-        return self._map.cluster_id
-
-    @property
-    def node(self) -> int:
-        return self._node
-
-    @property
-    def epoch(self) -> int:
-        return self._map.epoch
-
-    def peers(self) -> Sequence[Peer]:
-        return self._peers
-
-    def groups(self) -> Sequence[tuple[GroupId, Configuration]]:
-        return self._groups
-
-    def shard_of_slot(self, slot: int) -> GroupId:
-        return self._shard_of_slot[slot]
-
-
-def _configuration(shard: cluster_pb2.Shard) -> Configuration:
-    voters = sorted(each.replica_id for each in shard.replicas if each.role == _VOTER)
-    learners = sorted(each.replica_id for each in shard.replicas if each.role != _VOTER)
-    return Configuration(shard.configuration_version, tuple(voters), tuple(learners))

@@ -5,7 +5,10 @@ A bad setting ends the process before it has touched anything, with one line tha
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -32,25 +35,32 @@ LogFormat = Literal["auto", "json", "console"]
 class ProcessSettings(BaseSettings):
     """What every long-running process needs."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        # What is below a field becomes its line in docs/configuration.md.
+        use_attribute_docstrings=True,
+    )
 
     listen_address: Address
     """HOST:PORT of the one gRPC port."""
     map_file: Path
-    """The cluster map, as `mailraft up` writes it (protobuf JSON of mailraft.v1.ClusterMap)."""
+    """What the cluster began with, from `mailraft config map`; the same file for every process."""
     certs_folder: Path | None = None
-    """ca.pem and this process' certificate and key."""
+    """ca.pem and this process' certificate and key. Needed unless `insecure`."""
     certificate: str = Field(default="", pattern=r"^[a-z0-9-]{0,63}$")
-    """The certificate's name in certs_folder; empty: the role (node, router)."""
+    """The certificate's name in `certs_folder`; empty: node-NUMBER, or router."""
     insecure: bool = False
     """Plain text, without any proof of who calls. Only on loopback."""
     metrics_address: Address | None = None
     """HOST:PORT of /metrics, /livez and /readyz; none: not served."""
     log_level: LogLevel = LogLevel.INFO
+    """The least that is logged, to standard error."""
     log_format: LogFormat = "auto"
     """auto: readable lines on a terminal, JSON elsewhere."""
     stop_grace_s: float = Field(default=5.0, ge=0, le=300)
-    """How long calls that run may go on once the process is told to stop."""
+    """How long calls that run may go on once the process is told to stop, in seconds."""
 
     @model_validator(mode="after")
     def _tls_unless_insecure(self) -> Self:
@@ -80,18 +90,32 @@ class NodeSettings(ProcessSettings):
     """This node's number in the cluster map."""
     data_dir: Path
     """Everything that this node stores."""
-    block_cache_bytes: int = Field(default=64 * MIB, ge=MIB)
+    reach: dict[int, Address] = Field(default_factory=dict)
+    """HOST:PORT by node number, of nodes that this one gets to by another address than callers."""
+    block_cache_bytes: int = Field(default=256 * MIB, ge=MIB)
+    """Memory for what was read from disk lately."""
     memtable_bytes: int = Field(default=64 * MIB, ge=4 * MIB)
+    """Memory for what was written lately, of all shards together; then it is flushed to tables."""
 
 
 class RouterSettings(ProcessSettings):
     """One router."""
 
     drain_s: float = Field(default=1.0, ge=0, le=60)
-    """How long new calls are still taken once health watchers are told that it stops."""
+    """How long new calls are still taken once health watchers are told of the stop, in seconds."""
 
 
 S = TypeVar("S", bound=ProcessSettings)
+Origin = Literal["default", "file", "environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A setting as a process has it. No setting holds a secret: keys and certificates are files."""
+
+    name: str
+    value: str | int | float | bool | None
+    origin: Origin
 
 
 def load(kind: type[S], path: Path | None) -> S:
@@ -99,21 +123,50 @@ def load(kind: type[S], path: Path | None) -> S:
 
     Relative paths in the file are relative to it. Raises SettingsError.
     """
-    values: dict[str, object] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text("utf-8"))
-        except OSError as error:
-            raise SettingsError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not TOML: {error}") from error
-        for name in ("map_file", "certs_folder", "data_dir"):
-            if isinstance(value := values.get(name), str):
-                values[name] = path.absolute().parent / value
     try:
-        return kind(**values)  # type: ignore[arg-type]  # pydantic checks them
+        return kind(**_read(path))  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         raise SettingsError(_one_line(error, path)) from None
+
+
+def kind_of(path: Path | None) -> type[NodeSettings | RouterSettings]:
+    """Whose settings these are: a node's have a number or a folder. Raises SettingsError."""
+    told = _read(path).keys() | environment()
+    return NodeSettings if {"node", "data_dir"} & told else RouterSettings
+
+
+def effective(loaded: ProcessSettings, path: Path | None) -> list[Effective]:
+    """Every setting that `load` made of the same file, and where it came from."""
+    values = loaded.model_dump(mode="json")
+    in_file, in_environment = _read(path).keys(), environment()
+    origins: dict[str, Origin] = {
+        **dict.fromkeys(values, "default"),
+        **dict.fromkeys(in_file, "file"),
+        **dict.fromkeys(in_environment, "environment"),
+    }
+    return [Effective(name, value, origins[name]) for name, value in values.items()]
+
+
+def environment() -> set[str]:
+    """Names of settings that the environment may override, as pydantic-settings finds them."""
+    names = {name.lower() for name in os.environ}
+    prefix = ENV_PREFIX.lower()
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def _read(path: Path | None) -> Mapping[str, object]:
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    for name in ("map_file", "certs_folder", "data_dir"):
+        if isinstance(value := values.get(name), str):
+            values[name] = path.absolute().parent / value
+    return values
 
 
 def dump(path: Path, values: dict[str, str | int | float | bool | Path]) -> None:

@@ -45,3 +45,11 @@ async def refuse_impostor(
         await context.abort(
             grpc.StatusCode.PERMISSION_DENIED, f"not the certificate of node {caller.from_node}"
         )
+
+
+async def refuse_stranger(context: grpc.aio.ServicerContext[Any, Any], view: ClusterView) -> None:
+    """Abort unless the certificate is that of any node of this cluster (see refuse_impostor)."""
+    names = context.auth_context().get("x509_common_name")
+    members = {f"node-{peer.node}".encode() for peer in view.peers()}
+    if names is not None and not members & set(names):
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not the certificate of a node")

@@ -9,11 +9,12 @@ shard.py    joins the three for one replica; runtime carries out their I/O
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 GroupId = int  # a shard's number
+META_GROUP: GroupId = 0  # keeps the cluster map; mail shards count from 1
 ReplicaId = int  # node number << 32 | incarnation; 0 names nobody
 
 
@@ -181,6 +182,9 @@ class View(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
+    def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
+        """As get for each, in order, at about half the cost."""
+
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
@@ -273,6 +277,25 @@ class ApplyWrite:
 Write = LogWrite | ApplyWrite
 
 
+# ---- shard -> consensus ------------------------------------------------------------------------
+
+
+class Standing(Protocol):
+    """What a replica may ask of its group's consensus."""
+
+    def leader_heard_s(self) -> float:
+        """When the leader was last heard, on the node's clock."""
+
+    def in_contact(self) -> frozenset[ReplicaId]:
+        """On the leader: the voters that were heard lately, itself included; empty elsewhere."""
+
+    def durable(self) -> Mapping[ReplicaId, int]:
+        """On the leader: up to where each voter's log is on its disk; empty elsewhere."""
+
+    def watch_disks(self) -> None:
+        """Call `told_disks` after each turn, until it answers False."""
+
+
 # ---- the cluster, as a node may see it -----------------------------------------------------------
 
 
@@ -304,3 +327,17 @@ class ClusterView(Protocol):
         """The groups that this node hosts a replica of."""
 
     def shard_of_slot(self, slot: int) -> GroupId: ...
+
+    def configuration_version(self, group: GroupId) -> int:
+        """Of the members that the map tells; 0 for an unknown group."""
+
+    def is_new(self, replica: ReplicaId) -> bool:
+        """Whether a replica here was placed since this folder last saw a map: it has promised
+        nothing yet. False where that is not known.
+        """
+
+    def adopted(self) -> None:
+        """Every group of the map is on disk here, and no other: remember the map."""
+
+    async def wait_newer(self, epoch: int, timeout_s: float) -> None:
+        """Returns when the map's epoch is above this one, or when the time is up."""

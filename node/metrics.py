@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -46,6 +46,24 @@ class NodeMetrics:
             "mailraft_snapshots_arrived_total",
             "Snapshots that arrived, by what became of them: installed, dropped.",
             ("shard", "outcome"),
+            registry=registry,
+        )
+        self.diverged = Gauge(
+            "mailraft_shard_diverged_replicas",
+            "Replicas whose state was found to differ from that of their peers. Not 0: act.",
+            ("shard",),
+            registry=registry,
+        )
+        self.compared_index = Gauge(
+            "mailraft_shard_compared_index",
+            "The applied index at which the replica here was last compared with its peers.",
+            ("shard",),
+            registry=registry,
+        )
+        self.clock_skew = Gauge(
+            "mailraft_clock_skew_seconds",
+            "How far this node's wall clock is ahead of the median of its peers. Past 300, or "
+            "below -300, it leads nothing.",
             registry=registry,
         )
 
@@ -88,7 +106,7 @@ class ShardCollector(Collector):
             lag.add_metric(label, max(0, status.commit_index - replica.applied_index))
             last.add_metric(label, status.last_index)
             waiting.add_metric(label, replica.commands_waiting)
-            age.add_metric(label, replica.age_ms() / 1000)
+            age.add_metric(label, replica.heard_age_ms() / 1000)
         yield from (leading, term, lag, last, waiting, age)
         yield from self._sent()
 

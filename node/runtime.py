@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from mailraft.internal.v1 import raft_pb2
@@ -21,17 +22,18 @@ from mailraft.node.consensus.host import Host
 from mailraft.node.consensus.messages import (
     Appended,
     AppliedUpTo,
+    ChangeConfiguration,
     ChangeRefused,
     Discarded,
     Event,
     Outcome,
-    Prefer,
     Propose,
     ReadIndex,
     ReadReady,
     ReadRefused,
     Ready,
     Rejected,
+    Retire,
     SnapshotArrived,
     SnapshotWanted,
     Transfer,
@@ -41,6 +43,7 @@ from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import ApplyWrite, Entry, GroupId, ReplicaId
 from mailraft.node.metrics import NodeMetrics
 from mailraft.node.shard import Leadership, Replica
+from mailraft.wire import errors
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +80,12 @@ class Runtime:
         self._store, self._host, self._streams = store, host, streams
         self._replicas, self._settings, self._metrics = replicas, settings, metrics
         self._inbox: list[Event] = []
+        self._asking: dict[GroupId, None] = {}  # in the order in which they came
+        self._disk_watchers: dict[GroupId, None] = {}  # groups with writes that wait for replicas
         self._room = asyncio.Event()
         self._room.set()
         self._due = asyncio.Event()
+        self._turned = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._flush: asyncio.Future[int] | None = None
         self._flush_covers = 0
@@ -89,6 +95,7 @@ class Runtime:
         self._stopping = False
         self._followers: list[tuple[GroupId, asyncio.Future[None]]] = []
         self._want_snapshot: Callable[[SnapshotWanted], None] = lambda _: None
+        self._between: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
         self._installing: dict[tuple[GroupId, int], asyncio.Future[bool]] = {}
 
     # ---- for streams, replicas and services ------------------------------------------------------
@@ -109,6 +116,15 @@ class Runtime:
         if self._flush is None:
             self._due.set()
 
+    def ask(self, group: GroupId) -> None:
+        """The group's replica has reads or commands for the next turn."""
+        self._asking[group] = None
+        self.wake()
+
+    def watch_disks(self, group: GroupId) -> None:
+        """Tell the group's replica after each turn what is on whose disk, while it wants it."""
+        self._disk_watchers[group] = None
+
     async def transfer(self, group: GroupId, target: ReplicaId = 0, *, deadline_s: float) -> bool:
         """Hand leadership of a group to another replica; 0: to the one that is furthest ahead.
 
@@ -128,9 +144,53 @@ class Runtime:
             self._followers.remove((group, follows))
         return True
 
-    def prefer(self, group: GroupId, replica: ReplicaId) -> None:
-        """Leader balance: whenever this node leads the group and `replica` can, let it. 0: stay."""
-        self.tell(Prefer(group, replica))
+    async def retire(self, *, deadline_s: float) -> None:
+        """Hand over all that is led here, and lead nothing any more: for a node that is to stop.
+
+        Returns when that is done, when nobody is there to take over, or at the deadline.
+        """
+        self.tell(Retire())
+        await self._until(lambda: not any(map(self._host.has_heir, self._replicas)), deadline_s)
+
+    async def settled(self, *, deadline_s: float) -> None:
+        """Wait until no call waits for consensus here, or for the deadline."""
+        await self._until(
+            lambda: not any(replica.has_open for replica in self._replicas.values()), deadline_s
+        )
+
+    async def _until(self, reached: Callable[[], bool], deadline_s: float) -> None:
+        """Look again after each turn."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, deadline_s - now_s())):
+                while not reached():
+                    self._turned.clear()
+                    await self._turned.wait()
+
+    async def change_members(
+        self,
+        group: GroupId,
+        expected_version: int,
+        voters: tuple[ReplicaId, ...],
+        learners: tuple[ReplicaId, ...],
+        *,
+        deadline_s: float,
+    ) -> int:
+        """Have a group's members changed; the index of that change, once it is committed.
+
+        Raises JobConflictError with the reason when it may not be changed so now, NotLeaderError,
+        CommitUnknownError (ask what configuration is in force).
+        """
+        replica = self._replicas[group]
+        token, done = replica.begin_change()
+        self.tell(ChangeConfiguration(group, token, expected_version, voters, learners))
+        try:
+            return await asyncio.wait_for(done, max(0.0, deadline_s - now_s()))
+        except TimeoutError:
+            raise errors.CommitUnknownError(
+                f"shard {group}: the change of its members did not commit in time"
+            ) from None
+        finally:
+            replica.forget_change(token)
 
     def send_snapshots_by(self, want: Callable[[SnapshotWanted], None]) -> None:
         """Where snapshots that the host wants sent are asked for."""
@@ -147,6 +207,13 @@ class Runtime:
         self.tell(arrived)
         return await done
 
+    async def between_turns(self, work: Callable[[], None]) -> None:
+        """Have work done where no turn is under way: what it changes, no turn has half seen."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._between.append((work, done))
+        self.wake()
+        await done
+
     # ---- the loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -156,6 +223,7 @@ class Runtime:
             await self._due.wait()
             self._due.clear()
             await self._turn()
+            self._turned.set()
 
     def _tick(self) -> None:
         """A turn is due at least once a tick, also while a flush is under way."""
@@ -177,17 +245,10 @@ class Runtime:
 
     async def _turn(self) -> None:
         self._collect_flush()
+        self._do_between()
         inbox, self._inbox = self._inbox, []
         self._room.set()
-        for replica in self._replicas.values():
-            read = replica.next_read()
-            if read is not None:
-                inbox.append(ReadIndex(replica.group, read))
-            entry = replica.next_entry()
-            if entry is not None:
-                inbox.append(
-                    Propose(replica.group, entry.token, entry.kind, entry.payload, entry.bodies)
-                )
+        inbox.extend(self._take_asked())
         ready = self._host.step(now_s(), inbox, self._durable)
         if ready.writes:
             self._store.write(ready.writes)
@@ -199,8 +260,32 @@ class Runtime:
             self._streams.send(peer, frame)
             failpoints.hit("send.after")
         self._tell_replicas(ready)
+        self._tell_disks()
         for committed in ready.committed:
             await self._apply(committed.group, committed.entries)
+
+    def _take_asked(self) -> Iterator[Event]:
+        """What waits in replicas; one that has more than it may hand on is asked again."""
+        asking, self._asking = self._asking, {}
+        for group in asking:
+            replica = self._replicas.get(group)
+            if replica is None:
+                continue
+            read = replica.next_read()
+            if read is not None:
+                yield ReadIndex(group, read)
+            entry = replica.next_entry()
+            if entry is not None:
+                yield Propose(group, entry.token, entry.kind, entry.payload, entry.bodies)
+            if replica.has_waiting:
+                self._asking[group] = None
+
+    def _do_between(self) -> None:
+        waiting, self._between = self._between, []
+        for work, done in waiting:
+            work()
+            if not done.done():
+                done.set_result(None)
 
     def _tell_replicas(self, ready: Ready) -> None:
         for stopped in ready.stopped:
@@ -218,6 +303,12 @@ class Runtime:
         for outcome in ready.outcomes:
             self._tell_outcome(self._replicas[outcome.group], outcome)
 
+    def _tell_disks(self) -> None:
+        for group in tuple(self._disk_watchers):
+            replica = self._replicas.get(group)
+            if replica is None or not replica.told_disks(self._host.match_indexes(group)):
+                del self._disk_watchers[group]
+
     def _tell_outcome(self, replica: Replica, outcome: Outcome) -> None:
         became = ""
         match outcome:
@@ -234,8 +325,8 @@ class Runtime:
                 replica.read_ready(token, index)
             case ReadRefused(token):
                 replica.read_refused(token)
-            case ChangeRefused():
-                pass  # nobody asks for changes yet
+            case ChangeRefused(token, _, reason):
+                replica.change_refused(token, reason)
         if became:
             self._metrics.entries.labels(outcome.group, became).inc()
 

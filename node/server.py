@@ -6,38 +6,59 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from mailraft.internal.v1 import peer_service_pb2_grpc
+from mailraft.internal.v1 import (
+    audit_service_pb2_grpc,
+    control_pb2_grpc,
+    peer_service_pb2_grpc,
+)
 from mailraft.node import services
+from mailraft.node.agreement import Digests
+from mailraft.node.body_audit import AuditService
+from mailraft.node.clocks import PeerClocks, hand_over_while_off
 from mailraft.node.consensus.host import Host
-from mailraft.node.consensus.messages import Event
+from mailraft.node.consensus.messages import Event, Transfer
 from mailraft.node.consensus.settings import Settings
-from mailraft.node.engine.errors import CorruptionError
+from mailraft.node.control import ControlService
+from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
+from mailraft.node.hosting import Hosting
 from mailraft.node.housekeeper import Housekeeper
-from mailraft.node.interfaces import ClusterView, GroupId, LogCorruptError, node_of
-from mailraft.node.mailstore.machine import MailStateMachine
+from mailraft.node.interfaces import META_GROUP, ClusterView, GroupId, ReplicaId, StateMachine
 from mailraft.node.metrics import NodeMetrics, ShardCollector
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
+from mailraft.node.position_exchange import PositionExchange
+from mailraft.node.quorum_reads import Position
 from mailraft.node.runtime import Runtime, now_s
+from mailraft.node.services.base import Service
+from mailraft.node.services.cluster import FEATURE_LEVEL
 from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
-from mailraft.v1 import error_pb2
+from mailraft.v1 import cluster_pb2, error_pb2
 from mailraft.wire import errors
 from mailraft.wire.credentials import SERVER_OPTIONS, AnyCredentials, add_port
 from mailraft.wire.slots import slot_of
 
 log = logging.getLogger(__name__)
+
+
+MAP_WAIT_S = 15.0
+# A node that stops gives others so long to take over what it leads; it takes milliseconds.
+HAND_OVER_S = 1.0
+
+
+class NodeMaps(ClusterView, services.Maps, Protocol):
+    """What a node goes by, and what its services tell of it: the same map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +78,31 @@ class NodeServer:
         self,
         *,
         options: NodeOptions,
-        view: ClusterView,
-        maps: services.Maps,
-        extra_services: Sequence[Callable[[grpc.aio.Server], None]] = (),
+        maps: NodeMaps,
+        meta: StateMachine | None = None,
+        extra: Callable[[], Sequence[Service]] = tuple,
     ) -> None:
-        self._options, self.cluster = options, view
-        self._maps, self._extra_services = maps, extra_services
+        self._options, self.cluster = options, maps
+        self._maps, self._meta_machine, self._extra = maps, meta, extra
         self._store: Store | None = None
         self._replicas: dict[GroupId, Replica] = {}
+        self._clocks = PeerClocks(self.wall_ms, self.now_s)
+        self._hosting: Hosting | None = None
         self._runtime: Runtime | None = None
         self._streams: PeerStreams | None = None
         self._server: grpc.aio.Server | None = None
         self._peer_service: PeerService | None = None
         self._stopping = asyncio.Event()
         self._snapshots: SnapshotSender | None = None
+        self._digests: DigestExchange | None = None
+        self._positions: PositionExchange | None = None
         self._sending: asyncio.Task[None] | None = None
+        self._comparing: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._lagging: asyncio.Task[None] | None = None
+        self._stepping_down: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -89,57 +118,83 @@ class NodeServer:
             options.data_dir, cluster_id=view.cluster_id, node=view.node, options=options.store
         )
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
-        self._streams = PeerStreams(view, options.credentials, self._tell)
+        self._streams = PeerStreams(view, options.credentials, self._tell, self.wall_ms)
+        metrics = NodeMetrics(options.registry)
+        metrics.clock_skew.set_function(lambda: self._clocks.skew_ms() / 1000)
         self._runtime = Runtime(
-            self._store,
-            host,
-            self._replicas,
-            self._streams,
-            options.consensus,
-            NodeMetrics(options.registry),
+            self._store, host, self._replicas, self._streams, options.consensus, metrics
         )
-        for group, configuration in view.groups():
-            mine = [r for r in configuration.voters if node_of(r) == view.node]
-            # A first start looks like one whose disk was lost: consensus finds out which it is.
-            self._store.create_group(group, mine[0], configuration, amnesic=True)
-            self._open_replica(host, group, mine[0])
-        self._server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
-        await services.register(self._server, self, self._maps, version("mailraft"), self._stopping)
+        self._hosting = Hosting(
+            view, self._store, host, self._runtime, self._replicas, self._meta_machine
+        )
+        self._hosting.start()
         self._snapshots = SnapshotSender(
             self._store, host, view, options.credentials, self._runtime.tell
         )
         self._runtime.send_snapshots_by(self._snapshots.want)
         options.registry.register(ShardCollector(host, self._replicas, self._snapshots.metrics))
         receiver = SnapshotReceiver(self._store, host, view, self._runtime)
-        self._peer_service = PeerService(view, self._runtime, receiver)
-        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(self._peer_service, self._server)
-        for add in self._extra_services:
-            add(self._server)
-        port = add_port(self._server, options.listen_address, options.credentials)
-        await self._server.start()
-        self._streams.start()
+        self._digests = DigestExchange(
+            self._store, host, view, options.credentials, self._runtime, self._replicas, metrics
+        )
+        server = self._server = await self._served(host, receiver)
+        port = add_port(server, options.listen_address, options.credentials)
+        await server.start()
+        self._streams.refresh()
         self._sending = self._begin(self._snapshots.run(), "snapshots")
         self._running = self._begin(self._runtime.run(), "runtime")
-        keeper = Housekeeper(self.replicas, now_s=self.now_s, wall_ms=self.wall_ms)
+        self._comparing = self._begin(self._digests.run(), "digests")
+        self._lagging = self._begin(self._control.lag.run(), "loop lag")
+        self._following = self._begin(self._follow_map(), "map")
+        stepping_down = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
+        self._stepping_down = self._begin(stepping_down, "clock")
+        keeper = Housekeeper(self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms)
         self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
 
+    async def _served(self, host: Host, receiver: SnapshotReceiver) -> grpc.aio.Server:
+        """The server with every service on it, not started."""
+        view, store, runtime, digests = self.cluster, self._store, self._runtime, self._digests
+        assert store is not None
+        assert runtime is not None
+        assert digests is not None
+        server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
+        said = version("mailraft")
+        await services.register(server, self, self._maps, said, self._stopping, extra=self._extra())
+        positions = PositionExchange(store, host, view, self._options.credentials)
+        self._positions = positions
+        self._peer_service = PeerService(view, runtime, receiver, digests, positions, self._clocks)
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(self._peer_service, server)
+        self._control = ControlService(
+            view,
+            store,
+            host,
+            runtime,
+            self._replicas,
+            clocks=self._clocks,
+            digests=digests,
+            version=said,
+            feature_level=FEATURE_LEVEL,
+        )
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, server)
+        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)
+        return server
+
     async def stop(self, grace_s: float) -> None:
-        """Finish calls under way (at most grace_s), flush, close."""
-        self._stopping.set()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
-        if self._server is not None:
-            stopping = asyncio.ensure_future(self._server.stop(grace_s))
-            if self._peer_service is not None:
-                self._peer_service.close()
-            await stopping
+        """Hand over what is led here, finish calls under way (at most grace_s), flush, close."""
+        for task in (self._keeping, self._following, self._lagging, self._stepping_down):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        await self._end_calls(grace_s)
         if self._streams is not None:
             await self._streams.stop()
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.wait([self._sending])
+        for task in (self._sending, self._comparing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._positions is not None:
+            await self._positions.close()
         if self._runtime is not None:
             await self._runtime.stop()
             if self._running is not None:
@@ -147,6 +202,22 @@ class NodeServer:
             self._runtime.close()
         if self._store is not None:
             self._store.close()
+
+    async def _end_calls(self, grace_s: float) -> None:
+        turning = self._runtime if not self.failed.done() else None
+        if turning is not None:
+            await turning.retire(deadline_s=now_s() + HAND_OVER_S)
+        self._stopping.set()
+        if self._server is None:
+            return
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        if turning is not None:
+            # What was proposed here is committed by the new leaders, which tell it through their
+            # streams: those end last.
+            await turning.settled(deadline_s=now_s() + grace_s)
+        if self._peer_service is not None:
+            self._peer_service.close()
+        await stopping
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task without which the node is not whole: its error is the node's."""
@@ -161,38 +232,29 @@ class NodeServer:
         if error is not None:
             self.failed.set_exception(error)
 
-    def _open_replica(self, host: Host, group: GroupId, replica: int) -> None:
-        """One damaged log sets its replica aside, and leaves those of other shards running."""
-        assert self._store is not None
-        self._replicas[group] = self._replica(host, group, replica, self._store.applied(group)[0])
-        try:
-            host.add_group(now_s(), group, self._store.load(group), self._store.log(group))
-        except (LogCorruptError, CorruptionError) as error:
-            log.critical(
-                "the replica of shard %d steps aside, it neither votes nor serves: %s. With its "
-                "folder moved away this node is rebuilt from its peers (docs/consensus.md)",
-                group,
-                error,
-            )
-            self._replicas[group].stop("the log of this replica is damaged; see the node's log")
-
-    def _replica(self, host: Host, group: GroupId, replica: int, applied_index: int) -> Replica:
-        assert self._store is not None
+    async def _follow_map(self) -> None:
+        """Open and remove replicas, and streams to peers, as the map changes."""
+        assert self._hosting is not None
         assert self._runtime is not None
-        return Replica(
-            group,
-            replica,
-            MailStateMachine(),
-            self._store.view(group),
-            applied_index,
-            wake=self._runtime.wake,
-            now=now_s,
-            heard=lambda: host.leader_heard_s(group),
-        )
+        assert self._streams is not None
+        adopted = 0  # at least once: the map may have changed since the start
+        while True:
+            await self._maps.wait_newer(adopted, MAP_WAIT_S)
+            if self.cluster.epoch > adopted:
+                adopted = self.cluster.epoch
+                self._streams.refresh()
+                await self._runtime.between_turns(self._hosting.adopt)
 
     def _tell(self, event: Event) -> None:
         assert self._runtime is not None
         self._runtime.tell(event)
+
+    def _to_keep(self) -> Iterable[Replica]:
+        """Upkeep stamps its commands as well."""
+        return () if self._clocks.off else self.replicas()
+
+    def _hand_over(self, group: GroupId) -> None:
+        self._tell(Transfer(group, 0))
 
     # ---- what services ask (services.base.Shards) ------------------------------------------------
 
@@ -213,14 +275,39 @@ class NodeServer:
         return replica
 
     def replicas(self) -> Iterable[Replica]:
-        return self._replicas.values()
+        """Of mail shards."""
+        return [each for group, each in self._replicas.items() if group != META_GROUP]
+
+    @property
+    def meta(self) -> Replica | None:
+        """The replica of the meta group here, if there is one."""
+        return self._replicas.get(META_GROUP)
 
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
         assert self._store is not None
         return self._store.body(group, index, ordinal)
+
+    def digests(self, group: GroupId) -> Digests:
+        return self._digests.digests(group) if self._digests is not None else ()
+
+    def differing(self, group: GroupId) -> Collection[ReplicaId]:
+        return self._digests.differing(group) if self._digests is not None else ()
+
+    def position(self, group: GroupId) -> Position | None:
+        return self._positions.own(group) if self._positions is not None else None
+
+    async def other_positions(self, own: Position, group: GroupId, count: int) -> list[Position]:
+        assert self._positions is not None
+        return await self._positions.others(own, group, count)
+
+    def policy(self) -> cluster_pb2.LevelPolicy:
+        return self._maps.current().policy
 
     def now_s(self) -> float:
         return now_s()
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def stamp_ms(self) -> int:
+        return self._clocks.stamp_ms()

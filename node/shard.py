@@ -8,10 +8,13 @@ lock is needed, and between two awaits a view does not change.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from mailraft.node import refusals
+from mailraft.node.durability import WAITS_MAX, DiskWaits, Need, This
 from mailraft.node.interfaces import (
     Applied,
     Effect,
@@ -20,31 +23,22 @@ from mailraft.node.interfaces import (
     GroupId,
     Proposal,
     ReplicaId,
+    Standing,
     StateMachine,
     View,
-    node_of,
 )
+from mailraft.node.member_changes import MemberChanges
+from mailraft.node.proposals import Committed, ProposalQueue, Waiting
+from mailraft.node.read_indexes import ReadIndexes
 from mailraft.v1 import common_pb2, error_pb2
 from mailraft.wire import errors
 
-# Proposals that wait for the next entry; past it callers are told to come back (OVERLOADED).
-QUEUE_COMMANDS_MAX = 8_192
-QUEUE_BYTES_MAX = 64 * 1024 * 1024
-# One entry: what arrives during one flush, up to this (docs/consensus.md, order of a turn).
-ENTRY_COMMANDS_MAX = 256
-ENTRY_BYTES_MAX = 4 * 1024 * 1024
+# A read asks a quorum at most so long before it is told that this replica lags.
+PROBE_S = 1.0
+# Reads that may be old have the replica ask a quorum how old, at most so often, and do not wait.
+REFRESH_S = 1.0
 # Entries that have a place in the log and are not applied yet.
 ENTRIES_IN_FLIGHT_MAX = 64
-# Questions for a read index that are open; reads that come meanwhile share the next.
-READ_INDEXES_IN_FLIGHT_MAX = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A command's answer, and where in the log it stands."""
-
-    reply: object
-    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +49,11 @@ class ReadPoint:
     index: int
     age_ms: int
     consistency_met: common_pb2.Consistency.ValueType
+    complete: bool = True
+    replicas: int = 0  # that were asked
 
 
 Listener = Callable[[tuple[Effect, ...]], None]
-
-
-@dataclass(slots=True)
-class _Waiting:
-    proposal: Proposal
-    done: asyncio.Future[Committed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +86,23 @@ class Replica:
         *,
         wake: Callable[[], None],
         now: Callable[[], float],
-        heard: Callable[[], float],
+        standing: Standing,
     ) -> None:
         self.group, self.replica = group, replica
         self.machine, self.view = machine, view
         self.applied_index = applied_index
         self.leadership = Leadership()
-        self._wake, self._now, self._heard = wake, now, heard
-        self._queue: deque[_Waiting] = deque()
-        self._queue_bytes = 0
-        self._proposed: dict[int, list[_Waiting]] = {}  # by token, place in the log unknown yet
-        self._placed: dict[int, tuple[int, int, list[_Waiting]]] = {}  # index -> term, token, who
+        self._wake, self._now, self._standing = wake, now, standing
+        self._queue = ProposalQueue()
+        self._proposed: dict[int, list[Waiting]] = {}  # by token, place in the log unknown yet
+        self._placed: dict[int, tuple[int, int, list[Waiting]]] = {}  # index -> term, token, who
         self._token = 0
+        self._disks = DiskWaits()
         self._applies: set[asyncio.Future[None]] = set()
         self._listeners: list[Listener] = []
         self._stopped: str | None = None
-        self._readers: list[asyncio.Future[None]] = []  # no index asked for yet
-        self._indexing: dict[int, list[asyncio.Future[None]]] = {}  # by token, no index known yet
-        self._indexed: list[tuple[int, list[asyncio.Future[None]]]] = []  # not applied yet
+        self._indexes = ReadIndexes()
+        self._changes = MemberChanges()
 
     # ---- for handlers ----------------------------------------------------------------------------
 
@@ -128,22 +117,92 @@ class Replica:
         waiting = self._enqueue(Proposal(command, tuple(bodies)))
         return await self._outcome(waiting, deadline_s)
 
+    def check_contact(self, need: Need) -> None:
+        """Refuse a write on arrival whose level cannot be met now: nothing is written.
+
+        Raises NotLeaderError, NoLeaderError, QuorumUnavailableError, OverloadedError.
+        """
+        if not self.leadership.leading:
+            raise self.not_leader()
+        if len(self._disks) >= WAITS_MAX:
+            raise errors.OverloadedError(f"shard {self.group}: {WAITS_MAX} calls wait for replicas")
+        short = need.shortfall(self._standing.in_contact(), self._standing.durable())
+        if short is not None:
+            raise refusals.no_quorum(self.group, short)
+
+    async def wait_on_disks(
+        self, index: int, need: Need, *, deadline_s: float
+    ) -> common_pb2.LevelMet.ValueType:
+        """Whether a committed entry is on the disks that a level needs, waiting until it is.
+
+        NO at the deadline; UNKNOWN when this replica leads no more.
+        """
+        if not self.leadership.leading:
+            return common_pb2.LEVEL_MET_UNKNOWN
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._on_disks(index, need, done)
+        try:
+            known = await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
+        except TimeoutError:
+            return common_pb2.LEVEL_MET_NO
+        return common_pb2.LEVEL_MET_YES if known else common_pb2.LEVEL_MET_UNKNOWN
+
+    def disks_with(self, index: int) -> int:
+        """On the leader: how many voters have an entry on disk; 0 elsewhere."""
+        return sum(durable >= index for durable in self._standing.durable().values())
+
+    async def accept(
+        self, command: object, bodies: Iterable[bytes] = (), *, deadline_s: float
+    ) -> None:
+        """Have a command put into the log and on this disk. It may still be lost, or refused.
+
+        Raises what propose() raises.
+        """
+        waiting = self._enqueue(Proposal(command, tuple(bodies)))
+        waiting.on_own_disk = asyncio.get_running_loop().create_future()
+        waiting.done.add_done_callback(_look)  # nobody waits for what becomes of it later
+        either = (waiting.done, waiting.on_own_disk)
+        timeout_s = max(0.0, deadline_s - self._now())
+        await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done.done():
+            waiting.done.result()
+        elif not waiting.on_own_disk.done():
+            waiting.done.cancel()
+            raise self._commit_unknown("it was not on disk in time")
+        elif not waiting.on_own_disk.result():
+            raise self._commit_unknown("leadership was lost before it was on disk")
+
     async def read(
-        self, consistency: common_pb2.Consistency.ValueType, *, deadline_s: float
+        self,
+        consistency: common_pb2.Consistency.ValueType,
+        *,
+        deadline_s: float,
+        max_age_ms: int = 0,
     ) -> ReadPoint:
         """A view that keeps the promise of a level (docs/guarantees.md).
 
         LINEARIZABLE asks a quorum for an index, on a follower through its leader, and waits until
-        that is applied here; reads that wait share the question. SESSION and LOCAL read what is
-        applied here; the caller checks min_state and waits with `wait_applied`.
+        that is applied here; reads that wait share the question. BOUNDED does the same when it is
+        not certain that what is applied here is at most max_age_ms old. Others read what is applied
+        here; for SESSION the caller checks min_state and waits with `wait_applied`.
 
         Raises NotLeaderError and NoLeaderError (leadership changed, or nobody leads),
-        QuorumUnavailableError (not in time), ShuttingDownError.
+        QuorumUnavailableError (not in time), ReplicaLaggingError (BOUNDED), ShuttingDownError.
         """
         self._check_running()
+        began_s = self._now()
+        bounded = consistency == common_pb2.CONSISTENCY_BOUNDED
         if consistency == common_pb2.CONSISTENCY_LINEARIZABLE:
             await self._pass_index(deadline_s)
-        return ReadPoint(self.view, self.applied_index, self.age_ms(), consistency)
+        elif bounded and self.age_ms() > max_age_ms:
+            try:
+                await self._pass_index(min(deadline_s, began_s + PROBE_S))
+            except (errors.NotLeaderError, errors.NoLeaderError, errors.QuorumUnavailableError):
+                raise self.lagging(f"this may be older than {max_age_ms} ms") from None
+        age_ms = self.age_ms(began_s)
+        if age_ms > (min(REFRESH_S * 1000, max_age_ms / 2) if bounded else REFRESH_S * 1000):
+            self._refresh()
+        return ReadPoint(self.view, self.applied_index, age_ms, consistency)
 
     async def wait_applied(self, *, deadline_s: float) -> bool:
         """Wait until another entry is applied here; False when the deadline passed first."""
@@ -171,31 +230,47 @@ class Replica:
         return self._stopped is not None
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether reads or commands wait for a turn."""
+        return bool(self._queue) or self._indexes.waiting
+
+    @property
+    def has_open(self) -> bool:
+        """Whether a call waits for what becomes of it."""
+        return self.has_waiting or any(
+            (self._proposed, self._placed, self._indexes.open, self._changes)
+        )
+
+    @property
     def commands_waiting(self) -> int:
         """Commands that have no entry yet."""
         return len(self._queue)
 
-    def age_ms(self) -> int:
-        """How old this replica's data may be: 0 on the leader, else since the leader was heard."""
-        if self.leadership.leading:
-            return 0
-        age_s = self._now() - self._heard()
-        return int(min(age_s, 2**31) * 1000)
+    def age_ms(self, at_s: float | None = None) -> int:
+        """How old, at most, this replica's data was then, or is now (docs/guarantees.md)."""
+        return _ms((self._now() if at_s is None else at_s) - self._indexes.current_s)
+
+    def heard_age_ms(self) -> int:
+        """How long ago the leader was heard; 0 on the leader itself."""
+        return 0 if self.leadership.leading else _ms(self._now() - self._standing.leader_heard_s())
+
+    def lagging(self, why: str, fresher: ReplicaId = 0) -> errors.MailraftError:
+        """What a read is refused with that another replica may be able to serve."""
+        return errors.ReplicaLaggingError(
+            f"replica {self.replica} of shard {self.group}: {why}",
+            detail=error_pb2.ReplicaLagging(
+                shard=self.group,
+                replica_id=self.replica,
+                applied_index=self.applied_index,
+                age_ms=self.age_ms(),
+                fresher_replica_id=fresher,
+            ),
+        )
 
     def not_leader(self) -> errors.MailraftError:
         """What a call is refused with that needs the leader, and this replica does not lead."""
         leader, term = self.leadership.leader, self.leadership.term
-        if not leader or leader == self.replica:
-            return errors.NoLeaderError(f"shard {self.group} has no leader now")
-        return errors.NotLeaderError(
-            f"replica {self.replica} of shard {self.group} does not lead",
-            detail=error_pb2.NotLeader(
-                shard=self.group,
-                term=term,
-                leader_replica_id=leader,
-                leader_node_id=node_of(leader),
-            ),
-        )
+        return refusals.not_leader(self.group, self.replica, leader, term)
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -203,24 +278,20 @@ class Replica:
         if self._stopped is not None:
             raise errors.ShuttingDownError(self._stopped)
 
-    def _enqueue(self, proposal: Proposal) -> _Waiting:
+    def _enqueue(self, proposal: Proposal) -> Waiting:
         self._check_running()
         if not self.leadership.leading:
             raise self.not_leader()
-        if (
-            len(self._queue) >= QUEUE_COMMANDS_MAX
-            or self._queue_bytes + proposal.size_bytes > QUEUE_BYTES_MAX
-        ):
+        done: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(proposal, done, self._now())
+        if not self._queue.put(waiting):
             raise errors.OverloadedError(
                 f"shard {self.group} has {len(self._queue)} commands waiting"
             )
-        waiting = _Waiting(proposal, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        self._queue_bytes += proposal.size_bytes
         self._wake()
         return waiting
 
-    async def _outcome(self, waiting: _Waiting, deadline_s: float) -> Committed:
+    async def _outcome(self, waiting: Waiting, deadline_s: float) -> Committed:
         try:
             return await asyncio.wait_for(waiting.done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
@@ -228,72 +299,52 @@ class Replica:
             raise self._commit_unknown("it did not commit in time") from None
 
     def _commit_unknown(self, why: str) -> errors.MailraftError:
-        return errors.CommitUnknownError(
-            f"shard {self.group}: {why}", detail=error_pb2.CommitUnknown(shard=self.group)
-        )
+        return refusals.commit_unknown(self.group, why)
+
+    def _on_disks(self, index: int, need: Need, done: asyncio.Future[bool]) -> None:
+        self._disks.add(index, need, done)
+        self._disks.told(self._standing.durable())
+        self._standing.watch_disks()
+
+    def _refresh(self) -> None:
+        """Find out how old the data is, for later reads; nobody waits for it."""
+        if self.leadership.leader and not self._indexes.open:
+            self._indexes.add().add_done_callback(_look)
+            self._wake()
 
     async def _pass_index(self, deadline_s: float) -> None:
         if not self.leadership.leader:
             raise self.not_leader()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers.append(done)
+        done = self._indexes.add()
         self._wake()
         try:
             await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
-            raise errors.QuorumUnavailableError(
-                f"shard {self.group} found no quorum to order the read",
-                detail=error_pb2.QuorumUnavailable(shard=self.group),
-            ) from None
+            raise refusals.no_quorum(self.group) from None
 
     # ---- for the runtime -------------------------------------------------------------------------
 
     def next_read(self) -> int | None:
         """A token to ask a read index under, for all reads that wait; None when none does."""
-        waiting = [done for done in self._readers if not done.done()]
-        if not waiting or len(self._indexing) >= READ_INDEXES_IN_FLIGHT_MAX:
+        if not self._indexes.ask(self._token + 1, self._now()):
             return None
-        self._readers = []
         self._token += 1
-        self._indexing[self._token] = waiting
         return self._token
 
     def read_ready(self, token: int, index: int) -> None:
-        """Once `index` is applied, the reads of a token may see the state."""
-        self._indexed.append((index, self._indexing.pop(token)))
-        self._release_readers()
+        """As ReadIndexes.answered."""
+        self._indexes.answered(token, index, self.applied_index)
 
     def read_refused(self, token: int) -> None:
         """Leadership changed, or nobody leads: the callers may ask again."""
-        for done in self._indexing.pop(token, []):
-            if not done.done():
-                done.set_exception(self.not_leader())
-
-    def _release_readers(self) -> None:
-        waiting, self._indexed = self._indexed, []
-        for index, readers in waiting:
-            if index > self.applied_index:
-                self._indexed.append((index, readers))
-                continue
-            for done in readers:
-                if not done.done():
-                    done.set_result(None)
+        self._indexes.refused(token, self.not_leader())
 
     def next_entry(self) -> NextEntry | None:
         """What waits, as one entry (bounded); None when nothing does, or too much is open."""
         in_flight = len(self._proposed) + len(self._placed)
         if not self._queue or in_flight >= ENTRIES_IN_FLIGHT_MAX:
             return None
-        taken: list[_Waiting] = []
-        size_bytes = 0
-        while self._queue and len(taken) < ENTRY_COMMANDS_MAX:
-            size_bytes += self._queue[0].proposal.size_bytes
-            if taken and size_bytes > ENTRY_BYTES_MAX:
-                break
-            waiting = self._queue.popleft()
-            self._queue_bytes -= waiting.proposal.size_bytes
-            if not waiting.done.done():  # else its caller gave up: never proposed, nothing to undo
-                taken.append(waiting)
+        taken = self._queue.take()
         if not taken:
             return None
         payload, bodies = self.machine.encode([waiting.proposal for waiting in taken])
@@ -301,30 +352,58 @@ class Replica:
         self._proposed[self._token] = taken
         return NextEntry(self._token, EntryKind.COMMAND, payload, bodies)
 
+    def begin_change(self) -> tuple[int, asyncio.Future[int]]:
+        """A token for a change of the members, and what tells its index once it is committed."""
+        self._check_running()
+        self._token += 1
+        return -self._token, self._changes.begin(-self._token)
+
+    def change_refused(self, token: int, reason: str) -> None:
+        """A change of the members was appended nowhere."""
+        self._changes.end(token, errors.JobConflictError(f"shard {self.group}: {reason}"))
+
+    def forget_change(self, token: int) -> None:
+        """Nobody waits for it any more."""
+        self._changes.forget(token)
+
     def placed(self, token: int, index: int, term: int) -> None:
         """A proposal has a place in the log."""
-        self._placed[index] = (term, token, self._proposed.pop(token))
+        if token < 0:
+            self._changes.placed(token, index, term)
+            return
+        waiters = self._proposed.pop(token)
+        self._placed[index] = (term, token, waiters)
+        for waiting in waiters:
+            if waiting.on_own_disk is not None:
+                self._on_disks(index, This(self.replica), waiting.on_own_disk)
+
+    def told_disks(self, durable: Mapping[ReplicaId, int]) -> bool:
+        """Up to where each voter's log is on its disk; whether anybody waits for more."""
+        self._disks.told(durable)
+        return bool(self._disks)
 
     def rejected(self, token: int) -> None:
         """A proposal was appended nowhere."""
+        self._changes.end(token, self.not_leader())
         for waiting in self._proposed.pop(token, []):
-            _fail(waiting, self.not_leader())
+            waiting.fail(self.not_leader())
 
     def discarded(self, token: int) -> None:
         """Another entry was committed in a proposal's place: its callers may safely ask again."""
+        self._changes.end(token, self.not_leader())
         for index, (_, placed_token, waiters) in list(self._placed.items()):
             if placed_token == token:
                 del self._placed[index]
                 for waiting in waiters:
-                    _fail(waiting, self.not_leader())
+                    waiting.fail(self.not_leader())
 
     def lead(self, leadership: Leadership) -> None:
         """Leadership changed. What was not proposed yet goes back to its callers."""
+        if not leadership.leading or leadership.term != self.leadership.term:
+            self._disks.lost()
         self.leadership = leadership
         if not leadership.leading:
-            while self._queue:
-                _fail(self._queue.popleft(), self.not_leader())
-            self._queue_bytes = 0
+            self._queue.fail_all(self.not_leader())
 
     def apply(self, entry: Entry) -> Applied:
         """Run the state machine; the runtime writes the effects, then calls `applied`."""
@@ -333,17 +412,21 @@ class Replica:
     def applied(self, entry: Entry, done: Applied) -> None:
         """The effects of an entry are written: answer those who wait for it."""
         self.applied_index = entry.index
+        self._changes.applied(entry.index, entry.term, self.not_leader)
         placed = self._placed.pop(entry.index, None)
         if placed is not None:
             term, _, waiters = placed
             if term == entry.term:
+                # When it was appended this log held all that was committed: a leader of a higher
+                # term would have needed a voter of those that took it in this term afterwards.
+                self._indexes.current_s = max(self._indexes.current_s, waiters[0].since_s)
                 for waiting, reply in zip(waiters, done.replies, strict=True):
                     if not waiting.done.done():
                         waiting.done.set_result(Committed(reply, entry.index))
             else:
                 for waiting in waiters:
-                    _fail(waiting, self.not_leader())
-        self._release_readers()
+                    waiting.fail(self.not_leader())
+        self._indexes.applied(self.applied_index)
         for waiter in self._applies:
             if not waiter.done():
                 waiter.set_result(None)
@@ -358,8 +441,8 @@ class Replica:
         for placed in [placed for placed in self._placed if placed <= index]:
             _, _, waiters = self._placed.pop(placed)
             for waiting in waiters:
-                _fail(waiting, self._commit_unknown("a snapshot was installed meanwhile"))
-        self._release_readers()
+                waiting.fail(self._commit_unknown("a snapshot was installed meanwhile"))
+        self._indexes.applied(self.applied_index)
         for waiter in self._applies:
             if not waiter.done():
                 waiter.set_result(None)
@@ -367,23 +450,24 @@ class Replica:
     def stop(self, reason: str) -> None:
         """Answer everybody who waits; nothing more is taken."""
         self._stopped = reason
-        for waiting in self._queue:
-            _fail(waiting, errors.ShuttingDownError(reason))
-        self._queue.clear()
+        self._disks.lost()
+        self._queue.fail_all(errors.ShuttingDownError(reason))
         unknown = [waiters for _, _, waiters in self._placed.values()]
         for waiters in [*unknown, *self._proposed.values()]:
             for waiting in waiters:
-                _fail(waiting, errors.CommitUnknownError(reason))
+                waiting.fail(errors.CommitUnknownError(reason))
         self._placed.clear()
         self._proposed.clear()
-        indexed = [readers for _, readers in self._indexed]
-        for readers in (self._readers, *self._indexing.values(), *indexed):
-            for done in readers:
-                if not done.done():
-                    done.set_exception(errors.ShuttingDownError(reason))
-        self._readers, self._indexing, self._indexed = [], {}, []
+        self._changes.stop(errors.CommitUnknownError(reason))
+        self._indexes.stop(errors.ShuttingDownError(reason))
 
 
-def _fail(waiting: _Waiting, error: errors.MailraftError) -> None:
-    if not waiting.done.done():
-        waiting.done.set_exception(error)
+def _ms(age_s: float) -> int:
+    """Rounded up: an age is at most so much."""
+    return math.ceil(min(max(age_s, 0.0), 2**31) * 1000)
+
+
+def _look(done: asyncio.Future[Any]) -> None:
+    """At an error that nobody else looks at."""
+    if not done.cancelled():
+        done.exception()

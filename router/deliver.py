@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 from mailraft.router.fleet import Fleet
 from mailraft.router.lanes import DeliverLane, Lanes
@@ -80,7 +81,7 @@ class Deliverer:
             Target.LEADER,
             mutation=True,
             repeatable=bool(part.delivery.request_id),
-            whole_time=waits_for_replicas(write_options),
+            whole_time=waits_for_replicas(write_options, self._fleet.table.topology.map.policy),
         )
         tries = Tries(self._fleet, goal, deadline_s)
         epoch = self._fleet.table.epoch
@@ -89,7 +90,7 @@ class Deliverer:
                 place = tries.next()
                 lane = self._lanes.deliver(place, shard, write_options)
                 try_until_s = asyncio.get_running_loop().time() + tries.timeout_s()
-                error = await part.try_once(lane, try_until_s)
+                error = await part.try_once(lane, try_until_s, tries.patience(place))
                 if error is None:
                     tries.succeeded(place)
                     return
@@ -116,13 +117,16 @@ class _Part:
     ) -> None:
         self.delivery, self.indexes, self.results = delivery, indexes, results
 
-    async def try_once(self, lane: DeliverLane, deadline_s: float) -> errors.MailraftError | None:
+    async def try_once(
+        self, lane: DeliverLane, deadline_s: float, patience: AbstractAsyncContextManager[None]
+    ) -> errors.MailraftError | None:
         """Fill in what is settled; the error that matters most of what is not."""
         message = self._message()
         try:
-            answer = await lane.submit(
-                message, message.ByteSize(), deadline_s, units=len(message.recipients)
-            )
+            async with patience:
+                answer = await lane.submit(
+                    message, message.ByteSize(), deadline_s, units=len(message.recipients)
+                )
         except errors.MailraftError as error:
             return error
         if len(answer.recipients) != len(self.indexes):

@@ -206,14 +206,15 @@ class Dispatcher:
         while True:
             place = tries.next()
             try:
-                if together:
-                    response = await self._read(
-                        Read(method, request, size_bytes), goal, tries, place
-                    )
-                else:
-                    response = await self.fleet.node(place).unary(
-                        method, request, tries.timeout_s(), self.fleet.metadata(), size_bytes
-                    )
+                async with tries.patience(place):
+                    if together:
+                        response = await self._read(
+                            Read(method, request, size_bytes), goal, tries, place
+                        )
+                    else:
+                        response = await self.fleet.node(place).unary(
+                            method, request, tries.timeout_s(), self.fleet.metadata(), size_bytes
+                        )
             except errors.MailraftError as error:
                 if isinstance(error, NoAnswerError):
                     self._lanes.trouble(goal.shard)
@@ -290,7 +291,10 @@ class Dispatcher:
             method.pace,
             mutation=method.mutation,
             repeatable=repeatable(method, request),
-            whole_time=waits_for_replicas(getattr(request, "write_options", None)),
+            whole_time=method.mutation
+            and waits_for_replicas(
+                getattr(request, "write_options", None), self.table.topology.map.policy
+            ),
         )
 
     def _is_ordered(self, options: common_pb2.ReadOptions) -> bool:

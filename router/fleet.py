@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from mailraft.router.methods import METHODS
 from mailraft.router.pool import Metadata, Node, Pool
+from mailraft.router.seek import Seeker
 from mailraft.router.table import Place, RoutingTable, WrongClusterError
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import credentials as wire_credentials
@@ -41,6 +42,7 @@ class Fleet:
     ) -> None:
         self.table = RoutingTable(cluster_map)
         self.pool = Pool(credentials, options)
+        self.seeker = Seeker(self.table, self.pool, self.install)
         self._refresh = refresh or self._ask_nodes
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_s = float("-inf")
@@ -68,18 +70,20 @@ class Fleet:
             self._refreshed_s = asyncio.get_running_loop().time()
             self._refreshing = asyncio.get_running_loop().create_task(self._fetch())
 
+    async def install(self, told: cluster_pb2.ClusterMap) -> None:
+        """Take a map if it is newer, and its leader hints. Raises WrongClusterError, ValueError."""
+        if self.table.install(told):
+            await self.pool.keep(place.address for place in self.table.topology.cluster_places)
+
     async def close(self) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
+        self.seeker.close()
         await self.pool.close()
 
     async def _fetch(self) -> None:
         try:
-            fetched = await asyncio.wait_for(self._refresh(), REFRESH_TIMEOUT_S)
-            if self.table.install(fetched):
-                await self.pool.keep(
-                    node.address for node in self.table.topology.nodes.values() if node.address
-                )
+            await self.install(await asyncio.wait_for(self._refresh(), REFRESH_TIMEOUT_S))
         except (errors.MailraftError, WrongClusterError, TimeoutError, OSError, ValueError):
             return  # the next STALE_ROUTE asks again
         finally:

@@ -103,6 +103,7 @@ _CLUSTER = {
     "GetCapabilities": (Route.MAP, _Q),
 }
 _ADMIN = {
+    "GetClusterStatus": (Route.ANY, _Q),
     "AddNode": (Route.ANY, _P),
     "DrainNode": (Route.ANY, _P),
     "UndrainNode": (Route.ANY, _P),
@@ -230,5 +231,8 @@ _WAITING_ACKS = frozenset(
 )
 
 
-def waits_for_replicas(write_options: common_pb2.WriteOptions | None) -> bool:
-    return write_options is not None and write_options.ack in _WAITING_ACKS
+def waits_for_replicas(
+    write_options: common_pb2.WriteOptions | None, policy: cluster_pb2.LevelPolicy
+) -> bool:
+    asked = write_options.ack if write_options is not None else 0
+    return (asked or policy.default_ack) in _WAITING_ACKS

@@ -132,7 +132,8 @@ class Node:
                 self.mark_suspect()
             return NoAnswerError(message)
         broken = told.code in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
-        if told.code is grpc.StatusCode.UNAVAILABLE or (
+        # CANCELLED comes from a server that stops: a call that ends here raises CancelledError.
+        if told.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} or (
             broken and any(words in told.message for words in _BROKEN_CONNECTION)
         ):
             self.mark_suspect()

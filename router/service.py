@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mailraft.router.dispatch import Dispatcher
 from mailraft.router.fleet import Refresh
+from mailraft.router.follow import follow
 from mailraft.router.health import HEALTH_SERVICE, Health
 from mailraft.router.methods import METHODS, SERVICES, Method, Route, account_of
 from mailraft.router.watch import Watch
@@ -49,6 +50,7 @@ class RouterServer:
         self.dispatcher = dispatcher
         self._server = server
         self._health, self._stopping = health, stopping
+        self._following = asyncio.create_task(follow(dispatcher.fleet))
 
     async def wait(self) -> None:
         """Return when it has stopped."""
@@ -62,6 +64,8 @@ class RouterServer:
         self._health.not_serving()
         await asyncio.sleep(drain_s)
         self._stopping.set()
+        self._following.cancel()
+        await asyncio.wait([self._following])
         await self._server.stop(grace_s)
         await self.dispatcher.close()
 

@@ -19,7 +19,7 @@ from mailraft.wire.slots import SLOTS, slot_of
 CLUSTER = -1
 
 
-class WrongClusterError(Exception):
+class WrongClusterError(ValueError):
     """The map, or the server, is of another cluster."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from mailraft.router.fleet import Fleet
@@ -66,7 +67,9 @@ _FATE_UNKNOWN = (errors.CommitUnknownError, LostError)
 
 
 class Tries:
-    """Use: place = next(); try it; after an error await failed(place, error), which may raise."""
+    """Use: place = next(); try it, with patience(place); after an error await failed(place, error),
+    which may raise.
+    """
 
     def __init__(self, fleet: Fleet, goal: Goal, deadline_s: float) -> None:
         self._fleet, self._goal, self._deadline_s = fleet, goal, deadline_s
@@ -74,6 +77,7 @@ class Tries:
         self._count = self._rounds = self._timeouts = 0
         self._turn = random.randrange(1 << 16)
         self._fate_unknown = False
+        self._fresher = 0  # a replica that is known to be further ahead
 
     def next(self) -> Place:
         """The node to try. Raises when the map has none."""
@@ -96,6 +100,14 @@ class Tries:
             first_s = max(PATIENT_TRY_TIMEOUT_S, remaining_s / 2)
         return min(remaining_s, first_s * (1 << self._timeouts))
 
+    def patience(self, place: Place) -> AbstractAsyncContextManager[None]:
+        """Around the try: it ends as soon as another node is known to lead in place of a silent
+        one.
+        """
+        if self._goal.target is not Target.LEADER:
+            return nullcontext()
+        return self._fleet.seeker.patience(self._goal.shard, place)
+
     def succeeded(self, place: Place) -> None:
         if self._goal.target is Target.LEADER:
             self._fleet.table.confirm(self._goal.shard, place)
@@ -115,6 +127,8 @@ class Tries:
             table.learn(goal.shard, error)
         elif not isinstance(error, errors.ReplicaLaggingError | errors.ReplyFullError):
             table.doubt(goal.shard, place.address)
+        if isinstance(error.detail, error_pb2.ReplicaLagging):
+            self._fresher = error.detail.fresher_replica_id
         if isinstance(error, errors.StaleRouteError):
             await self._refresh(error)
         if self._choose() is None:
@@ -154,8 +168,12 @@ class Tries:
         )
 
     def _rank(self, place: Place, leads: str) -> tuple[bool, int]:
-        """Lower is better: nodes that answer, then the leader, or for ANY whoever is least busy."""
+        """Lower is better: nodes that answer, then the leader, or for ANY a replica that is further
+        ahead than one that lags, then whoever is least busy.
+        """
         node = self._fleet.node(place)
+        if self._fresher and place.replica_id == self._fresher:
+            return node.suspect, -1
         if self._goal.target is Target.LEADER:
             return node.suspect, place.address != leads
         return node.suspect, node.calls_in_flight + LEADER_HANDICAP * (place.address != leads)

@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import typer
 
-from mailraft.cluster.cli import account, certs, mail, processes, status, up
+from mailraft.cluster.cli import (
+    account,
+    certs,
+    check,
+    config,
+    health,
+    job,
+    mail,
+    node,
+    processes,
+    rebalance,
+    settings,
+    shard,
+    status,
+    up,
+)
+from mailraft.cluster.cli.panels import Panels
 
 app = typer.Typer(
     name="mailraft",
     help="Stores mailboxes on a cluster of machines. Try: mailraft up",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Panels,
     # Errors are one line, and help is the same in a pipe as on a terminal.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("up")(up.up)
-app.command("node")(processes.node)
-app.command("router")(processes.router)
-app.command("locate")(status.locate)
+START, MAIL, OPERATE = "Start processes", "Use mail", "Operate a cluster"
+app.command("up", rich_help_panel=START)(up.up)
+app.add_typer(node.app, name="node", rich_help_panel=START)
+app.command("router", rich_help_panel=START)(processes.router)
+app.add_typer(account.app, name="account", rich_help_panel=MAIL)
+app.add_typer(mail.app, name="mail", rich_help_panel=MAIL)
+app.command("locate", rich_help_panel=MAIL)(status.locate)
+app.add_typer(status.cluster, name="cluster", rich_help_panel=OPERATE)
+app.add_typer(shard.app, name="shard", rich_help_panel=OPERATE)
+app.add_typer(rebalance.app, name="rebalance", rich_help_panel=OPERATE)
+app.add_typer(job.app, name="job", rich_help_panel=OPERATE)
+app.add_typer(health.app, name="alarm", rich_help_panel=OPERATE)
+app.add_typer(check.app, name="check", rich_help_panel=OPERATE)
+app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
+app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
+app.add_typer(certs.app, name="certs", rich_help_panel=OPERATE)
+check.app.command("health")(health.check_health)
 app.command("version")(status.version)
-app.add_typer(status.cluster, name="cluster")
-app.add_typer(account.app, name="account")
-app.add_typer(mail.app, name="mail")
-app.add_typer(certs.app, name="certs")
 
 
 def main() -> None:

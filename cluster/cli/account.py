@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Accounts: create, show.", no_args_is_help=True, rich_markup_mode=None)
 
-AccountArgument = Annotated[str, typer.Argument(metavar="ACCOUNT")]
+AccountArgument = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its id.")]
 
 
 @app.command()
@@ -28,7 +28,10 @@ def create(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create an account with its INBOX."""
+    """Create an account with its INBOX.
+
+    Example: mailraft account create alice --max-bytes 5000000000
+    """
 
     async def work(client: AsyncClient) -> account_pb2.Account:
         return await client.create_account(account, max_bytes=max_bytes, max_messages=max_messages)
@@ -44,7 +47,10 @@ def show(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show an account's quota and what is used of it."""
+    """Show an account's quota and what is used of it.
+
+    Example: mailraft account show alice -o json
+    """
 
     async def work(client: AsyncClient) -> account_pb2.Account:
         return await client.get_account(account)

@@ -25,7 +25,10 @@ def init(
     ] = [],  # noqa: B006  # typer copies it
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make an authority and certificates, each unless it is there. Keep ca.key safe."""
+    """Make an authority and certificates, each unless it is there. Keep ca.key safe.
+
+    Example: mailraft certs init --dir certs --nodes 3 --host mail.example.org
+    """
     from mailraft.cluster import certs
 
     with guarded(output):
@@ -40,7 +43,10 @@ def init(
 
 @app.command("list")
 def list_(folder: FolderOption = DEFAULT_FOLDER, output: OutputOption = Output.TABLE) -> None:
-    """List certificates with the days that are left."""
+    """List certificates with the days that are left.
+
+    Example: mailraft certs list --dir certs
+    """
     from mailraft.cluster import certs
 
     with guarded(output):

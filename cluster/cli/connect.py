@@ -12,7 +12,7 @@ import typer
 
 from mailraft.cluster import runfile
 from mailraft.cluster.addresses import is_loopback, split_address
-from mailraft.cluster.cli.output import Output, guarded
+from mailraft.cluster.cli.output import COMMON, Output, guarded
 from mailraft.cluster.errors import CertificateError, NotReadyError, SettingsError
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
 
@@ -30,6 +30,7 @@ ServerOption = Annotated[
         metavar="HOST:PORT",
         help="A router or node. Default: the cluster that runs in ./.mailraft.",
         show_default=False,
+        rich_help_panel=COMMON,
     ),
 ]
 CertsOption = Annotated[
@@ -40,11 +41,17 @@ CertsOption = Annotated[
         metavar="FOLDER",
         help="Certificates to connect with. Default: those in ./.mailraft.",
         show_default=False,
+        rich_help_panel=COMMON,
     ),
 ]
 InsecureOption = Annotated[
     bool,
-    typer.Option("--insecure", envvar="MAILRAFT_INSECURE", help="Plain text; loopback only."),
+    typer.Option(
+        "--insecure",
+        envvar="MAILRAFT_INSECURE",
+        help="Plain text; loopback only.",
+        rich_help_panel=COMMON,
+    ),
 ]
 
 T = TypeVar("T")

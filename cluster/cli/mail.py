@@ -17,7 +17,7 @@ from mailraft.cluster.cli.connect import CertsOption, InsecureOption, ServerOpti
 from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, fail, guarded
 from mailraft.cluster.errors import ExitCode, SettingsError
 from mailraft.wire import errors
-from mailraft.wire.limits import MESSAGE_MAX_BYTES
+from mailraft.wire.limits import UPLOAD_MAX_BYTES
 
 if TYPE_CHECKING:
     from mailraft.client import AsyncClient, Receipt
@@ -52,7 +52,10 @@ def deliver(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Deliver one message to the INBOX of each recipient."""
+    """Deliver one message to the INBOX of each recipient.
+
+    Example: mailraft mail deliver message.eml --to alice --to bob --create
+    """
     with guarded(output):
         if not to:
             raise SettingsError("nobody to deliver to", "name a recipient with --to ACCOUNT")
@@ -86,7 +89,10 @@ def list_(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List a mailbox, newest first."""
+    """List a mailbox, newest first.
+
+    Example: mailraft mail list alice INBOX --limit 10
+    """
 
     async def work(client: AsyncClient) -> tuple[list[message_pb2.Message], int]:
         from mailraft.client import MessageOrder, MessageView
@@ -120,13 +126,16 @@ def list_(
 @app.command()
 def fetch(
     account: AccountArgument,
-    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID")],
+    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="As list shows.")],
     server: ServerOption = None,
     certs: CertsOption = None,
     insecure: InsecureOption = False,
     output: Annotated[Output, typer.Option("-o", "--output", help="Of errors.")] = Output.TABLE,
 ) -> None:
-    """Write a message to standard output, byte by byte as it was delivered."""
+    """Write a message to standard output. The bytes are those that were delivered.
+
+    Example: mailraft mail fetch alice 0198f0c2a7d1 > message.eml
+    """
 
     async def work(client: AsyncClient) -> bytes:
         return await client.fetch_body(account, message_id)
@@ -140,10 +149,10 @@ def fetch(
 def _read(file: Path) -> bytes:
     try:
         if str(file) == "-":
-            raw = typer.get_binary_stream("stdin").read(MESSAGE_MAX_BYTES + 1)
+            raw = typer.get_binary_stream("stdin").read(UPLOAD_MAX_BYTES + 1)
         else:
             with file.open("rb") as stream:
-                raw = stream.read(MESSAGE_MAX_BYTES + 1)
+                raw = stream.read(UPLOAD_MAX_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from error
     if not raw:

@@ -33,7 +33,9 @@ AT_ONCE_MAX_BYTES = 32 * 1024 * 1024
 
 def export(
     account: AccountArgument,
-    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")
+    ],
     format_: Annotated[
         Format, typer.Option("--format", help="One file a mailbox, or one a message.")
     ] = Format.MBOX,
@@ -45,10 +47,12 @@ def export(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Export mail. Run it again after an interruption, or later for what came since.
+    """Export mail to files. Run it again after an interruption, or later for what came since.
 
     The bytes are as they were delivered; keywords, dates and ids go into index.jsonl. What cannot
     be read is skipped and reported, and makes the exit status 1.
+
+    Example: mailraft mail export alice backup --format mbox
     """
     with guarded(output):
         target = Target(folder, format_)

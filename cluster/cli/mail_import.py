@@ -20,7 +20,7 @@ from mailraft.cluster.errors import ExitCode, SettingsError
 from mailraft.cluster.mail_sources import Record, Source
 from mailraft.cluster.mailfiles import INBOX, flat_name
 from mailraft.wire import errors
-from mailraft.wire.limits import MESSAGE_MAX_BYTES
+from mailraft.wire.limits import MESSAGE_MAX_BYTES, UPLOAD_MAX_BYTES
 
 if TYPE_CHECKING:
     from mailraft.client import AsyncClient
@@ -36,7 +36,10 @@ def import_(
     account: AccountArgument,
     source: Annotated[
         Path,
-        typer.Argument(help="An mbox, a folder of them, a Maildir, or a folder of .eml files."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="An mbox, a folder of them, a Maildir, or a folder of .eml files.",
+        ),
     ],
     mailbox: Annotated[
         str, typer.Option("--mailbox", help="Put all into this one: its id, or INBOX.")
@@ -53,14 +56,16 @@ def import_(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Import mail. Run it again after an interruption: what is in already is not imported twice.
+    """Import mail from files. Run it again after an interruption: nothing is imported twice.
 
     Mailboxes, keywords and dates come from an index.jsonl beside the mail, or what the format
     tells. What is damaged is skipped and reported, and makes the exit status 1.
+
+    Example: mailraft mail import alice Maildir --create
     """
     with guarded(output):
-        mail = Source(source, MESSAGE_MAX_BYTES)
         done = State.open(state or state_path(source, account), account)
+        mail = Source(source, done.max_bytes)
 
     async def work(client: AsyncClient) -> Report:
         if create:
@@ -103,11 +108,16 @@ class State:
     """What is done, on disk: one line a step, appended when the step is answered.
 
     A step that was sent and not written down is sent again under the same request id, which
-    follows from the run's own and the number of the step: so it is done once.
+    follows from the run's own and the number of the step: so it is done once. What was uploaded
+    for it is uploaded again, and goes by itself.
+
+    max_bytes: larger messages are skipped, from the first run to the last: the steps depend on it.
     """
 
-    def __init__(self, path: Path, run: bytes, steps: list[dict[str, object]]) -> None:
-        self._path, self.run, self.steps = path, run, steps
+    def __init__(
+        self, path: Path, run: bytes, max_bytes: int, steps: list[dict[str, object]]
+    ) -> None:
+        self._path, self.run, self.max_bytes, self.steps = path, run, max_bytes, steps
 
     @classmethod
     def open(cls, path: Path, account: str) -> State:
@@ -128,10 +138,12 @@ class State:
             if head.get("account") != account or "run" not in head:
                 hint = "name another one with --state"
                 raise SettingsError(f"{path} is the state of another import", hint)
-            return cls(path, bytes.fromhex(str(head["run"])), lines[1:])
+            # Release 0.1.0 wrote no limit and had this one.
+            max_bytes = int(str(head.get("max_bytes", MESSAGE_MAX_BYTES)))
+            return cls(path, bytes.fromhex(str(head["run"])), max_bytes, lines[1:])
         run = request_ids.next()
-        state = cls(path, run, [])
-        state._append({"run": run.hex(), "account": account})
+        state = cls(path, run, UPLOAD_MAX_BYTES, [])
+        state._append({"run": run.hex(), "account": account, "max_bytes": state.max_bytes})
         return state
 
     def add(self, step: dict[str, object]) -> None:

@@ -22,12 +22,18 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print the answer.")]
+# Options that many commands have: docs/cli.md tells them once.
+COMMON = "Common options"
+OutputOption = Annotated[
+    Output,
+    typer.Option("-o", "--output", help="How to print the answer.", rich_help_panel=COMMON),
+]
 
 _HINTS: tuple[tuple[type[errors.MailraftError], str], ...] = (
     (errors.AccountNotFoundError, "create it: mailraft account create ACCOUNT"),
     (errors.MessageNotFoundError, "list what is there: mailraft mail list ACCOUNT"),
     (errors.MailboxNotFoundError, "name a mailbox by its id, or INBOX"),
+    (errors.JobConflictError, "see what goes on: mailraft job list --open"),
     (errors.NoLeaderError, "an election runs: try again in a few seconds"),
     (errors.CommitUnknownError, "it may have been done: look before you repeat it"),
     (errors.UnavailableError, "is the cluster running? see: mailraft cluster status"),

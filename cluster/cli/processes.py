@@ -28,7 +28,10 @@ S = TypeVar("S", bound="ProcessSettings")
 
 
 def node(config: ConfigOption = None, with_parent: ParentOption = False) -> None:
-    """Run one storage node until SIGTERM or Ctrl-C."""
+    """Run one storage node until SIGTERM or Ctrl-C.
+
+    Example: mailraft node --config /etc/mailraft/node-1.toml
+    """
     from mailraft.cluster import settings
 
     def run(loaded: NodeSettings) -> int:
@@ -40,7 +43,10 @@ def node(config: ConfigOption = None, with_parent: ParentOption = False) -> None
 
 
 def router(config: ConfigOption = None, with_parent: ParentOption = False) -> None:
-    """Run one router until SIGTERM or Ctrl-C."""
+    """Run one router until SIGTERM or Ctrl-C.
+
+    Example: mailraft router --config /etc/mailraft/router.toml
+    """
     from mailraft.cluster import settings
 
     def run(loaded: RouterSettings) -> int:

@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from mailraft.cluster.cli.account import AccountArgument
 from mailraft.cluster.cli.connect import (
     CertsOption,
-    Connection,
     InsecureOption,
     ServerOption,
-    find,
     with_client,
 )
-from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, guarded
-from mailraft.cluster.errors import ExitCode
+from mailraft.cluster.cli.health import picture_of, show_alarms
+from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table
 
 if TYPE_CHECKING:
     from mailraft.client import AsyncClient
+    from mailraft.cluster.picture import Picture
     from mailraft.v1 import cluster_pb2
 
 cluster = typer.Typer(help="The cluster: status.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterState:
-    """The map as the server tells it, and what each node says of itself."""
-
-    map: cluster_pb2.ClusterMap
-    reachable: frozenset[int]
-    leaders: dict[int, cluster_pb2.LeaderHint]
-
-    @property
-    def headless(self) -> list[int]:
-        return [shard.id for shard in self.map.shards if shard.id not in self.leaders]
-
-    @property
-    def word(self) -> str:
-        if self.headless:
-            return "UNAVAILABLE"
-        return "OK" if len(self.reachable) == len(self.map.nodes) else "DEGRADED"
-
-    @property
-    def summary(self) -> str:
-        nodes = f"{len(self.reachable)}/{len(self.map.nodes)}"
-        shards = f"shards={len(self.map.shards)} no_leader={len(self.headless)}"
-        return f"{self.word} epoch={self.map.epoch} nodes={nodes} {shards}"
-
-    @property
-    def exit_code(self) -> ExitCode:
-        codes = {"OK": ExitCode.OK, "DEGRADED": ExitCode.FAILED}
-        return codes.get(self.word, ExitCode.UNAVAILABLE)
-
-    def led_by(self, node: int) -> int:
-        return sum(hint.node_id == node for hint in self.leaders.values())
-
-    def placed_on(self, node: int) -> int:
-        replicas = (replica for shard in self.map.shards for replica in shard.replicas)
-        return sum(replica.node_id == node for replica in replicas)
 
 
 @cluster.command("status")
@@ -72,14 +32,24 @@ def cluster_status(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show nodes and shards. Exit status 0: OK, 1: a node is down, 3: a shard has no leader."""
-    with guarded(output):
-        state = asyncio.run(_state(find(server, certs, insecure, "admin")))
+    """Show how the cluster does. Exit status 0: OK, 1: DEGRADED, 3: UNAVAILABLE.
+
+    DEGRADED: a node is silent, or something else is wrong, and all mail is served.
+    UNAVAILABLE: a shard has no leader.
+
+    Example: mailraft cluster status --server 10.0.0.5:7400 --certs certs
+    """
+    from mailraft.cluster.cli import describe
+
+    picture = picture_of(server, certs, insecure, output)
     if output is Output.JSON:
-        emit_json(_described(state))
+        emit_json(_described(picture))
     else:
-        _show(state)
-    raise typer.Exit(state.exit_code)
+        typer.echo(picture.summary)
+        show_alarms(picture)
+        typer.echo()
+        emit_table(describe.NODE_HEADERS, [describe.node_row(each) for each in picture.nodes])
+    raise typer.Exit(picture.exit_code)
 
 
 def locate(
@@ -89,7 +59,10 @@ def locate(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show where an account is or would be: slot, shard, nodes. It need not exist."""
+    """Show where an account is or would be: slot, shard, nodes. It need not exist.
+
+    Example: mailraft locate alice
+    """
 
     async def work(client: AsyncClient) -> cluster_pb2.LocateResponse:
         return await client.locate(account)
@@ -119,9 +92,12 @@ def locate(
 
 
 def version(
-    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show the version of this command."""
+    """Show the version of this command.
+
+    Example: mailraft version
+    """
     number = metadata.version("mailraft")
     if output is Output.JSON:
         emit_json({"version": number})
@@ -129,68 +105,23 @@ def version(
         typer.echo(f"mailraft {number}")
 
 
-async def _state(connection: Connection) -> ClusterState:
-    from mailraft.cluster.observer import Observer
+def _described(picture: Picture) -> dict[str, object]:
+    from mailraft.cluster.cli import describe
 
-    async with connection.client() as client:
-        cluster_map = await client.cluster_map()
-    observer = Observer(cluster_map, connection.target, connection.credentials)
-    try:
-        maps = await observer.maps([node.id for node in cluster_map.nodes])
-        reachable = frozenset(node for node, told in maps.items() if told is not None)
-        return ClusterState(cluster_map, reachable, observer.newest(maps))
-    finally:
-        await observer.close()
-
-
-def _show(state: ClusterState) -> None:
-    typer.echo(state.summary)
-    typer.echo()
-    rows = [
-        (
-            node.name,
-            node.address,
-            "up" if node.id in state.reachable else "DOWN",
-            state.placed_on(node.id),
-            state.led_by(node.id),
-        )
-        for node in state.map.nodes
-    ]
-    emit_table(("NODE", "ADDRESS", "STATE", "REPLICAS", "LEADS"), rows)
-    typer.echo()
-    names = {node.id: node.name for node in state.map.nodes}
-    shards = []
-    for shard in state.map.shards:
-        hint = state.leaders.get(shard.id)
-        leader, term = (names.get(hint.node_id, "?"), hint.term) if hint else ("NONE", 0)
-        on = ",".join(names.get(replica.node_id, "?") for replica in shard.replicas)
-        shards.append((shard.id, leader, term, on))
-    emit_table(("SHARD", "LEADER", "TERM", "REPLICAS"), shards)
-
-
-def _described(state: ClusterState) -> dict[str, object]:
     return {
-        "status": state.word,
-        "cluster_id": state.map.cluster_id,
-        "epoch": state.map.epoch,
-        "nodes": [
-            {
-                "node": node.id,
-                "name": node.name,
-                "address": node.address,
-                "reachable": node.id in state.reachable,
-                "replicas": state.placed_on(node.id),
-                "leads": state.led_by(node.id),
-            }
-            for node in state.map.nodes
-        ],
+        "status": picture.word,
+        "cluster_id": picture.told.cluster_id,
+        "epoch": picture.told.epoch,
+        "alarms": [describe.alarm(each) for each in picture.told.alarms],
+        "nodes": [describe.node(each) for each in picture.nodes],
         "shards": [
             {
-                "shard": shard.id,
-                "leader": leader.node_id if (leader := state.leaders.get(shard.id)) else 0,
-                "term": leader.term if leader else 0,
-                "replicas": [replica.node_id for replica in shard.replicas],
+                "shard": each.shard.id,
+                "leader": each.shard.leader.node_id,
+                "term": each.shard.leader.term,
+                "under_replicated": each.under_replicated,
+                "replicas": [replica.node_id for replica in each.shard.replicas],
             }
-            for shard in state.map.shards
+            for each in picture.shards
         ],
     }

@@ -45,7 +45,10 @@ def up(
     log_level: Annotated[LogLevel, typer.Option(help="Of the logs in --dir.")] = LogLevel.INFO,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start nodes and a router on this machine; Ctrl-C stops them. Their data stays in --dir."""
+    """Start nodes and a router on this machine; Ctrl-C stops them. Their data stays in --dir.
+
+    Example: mailraft up --nodes 3 --shards 8 --port 7400
+    """
     from mailraft.cluster.local import LocalOptions
 
     with guarded(output):
@@ -91,14 +94,18 @@ def _tell(cluster: LocalCluster, folder: Path, took_s: float, output: Output) ->
             {
                 "router": address,
                 "certs": str(cluster.certs_folder or ""),
-                "nodes": {each.name: each.address for each in cluster.map.nodes},
+                "nodes": {
+                    each.name: each.address
+                    for each in cluster.map.nodes
+                    if each.id in cluster.nodes
+                },
                 "shards": len(cluster.map.shards),
                 "folder": str(cluster.folder),
             }
         )
         return
     here = "" if folder == LOCAL_FOLDER else _connection_options(cluster)
-    counts = f"{len(cluster.map.nodes)} nodes, {len(cluster.map.shards)} shards"
+    counts = f"{len(cluster.nodes)} nodes, {len(cluster.map.shards)} shards"
     certs = f'certs="{cluster.certs_folder}"' if cluster.certs_folder else "insecure=True"
     typer.echo(
         f"ready after {took_s:.1f} s: {counts}, router at {address}\n"

@@ -34,11 +34,11 @@ class Amnesia(Replication):
         # Never the same in two lives of this replica: an answer to an earlier one proves nothing.
         self._recall_request = int(surroundings.random() * (1 << 52)) + 1
         self._recalled: dict[Node, _Answer] = {}
-        self._recall_due_s = float("-inf")
+        self.recall_due_s = float("-inf")
         self._recall_goal: tuple[Node, int, int] | None = None  # leader, its term, end of its log
         self._recalling: dict[Node, int] = {}  # whose question this leader has answered
         self._birth_version = self.configuration.version
-        if self.mutants & Mutant.VOTE_AFTER_AMNESIA:
+        if self.mutants is Mutant.VOTE_AFTER_AMNESIA:
             self.journal.amnesic = False
 
     @property
@@ -55,8 +55,8 @@ class Amnesia(Replication):
             # In this term or below it may have voted: its vote in this one is spent on itself.
             self.stock_set_term(self.term, self.replica)
             self.journal.end_amnesia()
-        elif surroundings.now >= self._recall_due_s:
-            self._recall_due_s = surroundings.now + self.settings.heartbeat_s
+        elif surroundings.now >= self.recall_due_s:
+            self.recall_due_s = surroundings.now + self.settings.heartbeat_s
             for node in self.voters_in_order():
                 request = raft_pb2.RecallRequest(request=self._recall_request)
                 self.send(node.id, recall_request=request)

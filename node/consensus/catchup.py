@@ -39,7 +39,7 @@ class Catchup(Replication):
             if term is None:
                 raise ConsensusError(f"entry {through} is applied, but not in the log")
             self.journal.compact(LogBase(through, term, self.configuration_at(through)))
-            if self.mutants & Mutant.REWRITE_LOG_IN_PLACE:
+            if self.mutants is Mutant.REWRITE_LOG_IN_PLACE:
                 self.journal.rewrite(applied_index + 1)
 
     def _needed_from(self) -> list[int]:
@@ -90,7 +90,7 @@ class Catchup(Replication):
         if base.index <= self.commit_index:
             return False
         held = self.journal.term(base.index) == base.term
-        if held and not self.mutants & Mutant.INSTALL_OVER_LOG:
+        if held and self.mutants is not Mutant.INSTALL_OVER_LOG:
             self.commit_index = base.index
             return False
         self.journal.install(arrived.generation, base, arrived.digest)

@@ -8,6 +8,7 @@ from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.amnesia import Amnesia
 from mailraft.node.consensus.catchup import Catchup
 from mailraft.node.consensus.election import Election
+from mailraft.node.consensus.heartbeat import Beats
 from mailraft.node.consensus.journal import Draft, Journal
 from mailraft.node.consensus.membership import Membership
 from mailraft.node.consensus.messages import (
@@ -22,7 +23,7 @@ from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.reads import Reads
 from mailraft.node.consensus.replication import ConsensusError
 from mailraft.node.consensus.settings import Settings
-from mailraft.node.consensus.stock import DISCARDED, LEADER, Callback, Node
+from mailraft.node.consensus.stock import DISCARDED, LEADER, Callback, Node, surroundings
 from mailraft.node.consensus.transfer import Transfers
 from mailraft.node.interfaces import (
     Configuration,
@@ -66,8 +67,9 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
         journal: Journal,
         settings: Settings,
         mutants: Mutant = Mutant.NONE,
+        beats: Beats | None = None,
     ) -> None:
-        super().__init__(group, replica, configuration, journal, settings, mutants)
+        super().__init__(group, replica, configuration, journal, settings, mutants, beats)
         self.handed_index = journal.getRaftCommitIndex()  # row 22: applied is not applied again
         self.last_write = 0  # the host's sequence of this group's last write
         self._last_state_write = 0  # ... and of its last term or vote
@@ -95,7 +97,7 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
             if kind in _REQUESTS:
                 self.tell_term(sender.id)
                 return
-            if not self.mutants & Mutant.COUNT_STALE_ACKS:
+            if self.mutants is not Mutant.COUNT_STALE_ACKS:
                 return
         if term > self.term and not is_pre_vote and kind not in _RAISE_TERM_THEMSELVES:
             self.on_higher_term(term)
@@ -191,10 +193,14 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
     def tick(self) -> None:
         """Let pysyncobj look at the time: election, commit rule, fallback, hand on to apply."""
         self._commit_before_tick = self.commit_index
-        if self.election_due():
+        if self.role == LEADER:
+            self.count_followers()
+        elif self.election_due():
             self.may_start_election()
-        elif self.journal.amnesic or not self.may_campaign:
-            self.put_election_off()  # stock elects a replica that knows of nobody
+        elif not self.may_campaign:
+            self.put_election_off()  # stock does not ask
+        else:
+            self.election_deadline = self.election_due_s
         self.doTick(0.0)
         self._convert_stock_messages()
         self.begin_leading()
@@ -204,10 +210,17 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
         self.compact_if_due(self._applied_index)
         self.advance_amnesia()
 
-    @property
-    def watches_time(self) -> bool:
-        """Something under way may be due, or overdue: to be ticked in every turn."""
-        return self.election_due() or self.reads_pending or self.transfer_pending or self.amnesic
+    def due_s(self) -> float:
+        """When this replica wants a turn although nothing reaches it before."""
+        if self.reads_pending or self.transfer_pending:
+            return surroundings.now
+        if self.amnesic:
+            return self.recall_due_s
+        if self.role != LEADER:
+            return self.election_due_s
+        if not self.all_caught_up():
+            return surroundings.now
+        return min(self.fallback_s, self.prefer_due_s)
 
     # ---- out ------------------------------------------------------------------------------------
 
@@ -228,7 +241,7 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
 
     def _rests_on(self, envelope: raft_pb2.Envelope) -> int:
         kind = envelope.WhichOneof("body")
-        if kind in _RESTS_ON_NOTHING_NEW or self.mutants & Mutant.REVEAL_BEFORE_FLUSH:
+        if kind in _RESTS_ON_NOTHING_NEW or self.mutants is Mutant.REVEAL_BEFORE_FLUSH:
             return 0
         return self._last_state_write if kind in _RESTS_ON_TERM else self.last_write
 

@@ -7,7 +7,6 @@ followers, whose own copies count separately (docs/consensus.md, "Order of thing
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from random import Random
 from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.frames import Frames
 from mailraft.node.consensus.group import Draft, Group, Journal
-from mailraft.node.consensus.heartbeat import Incoming, Outgoing
+from mailraft.node.consensus.heartbeat import Beats, Incoming, Outgoing
+from mailraft.node.consensus.held import Held
 from mailraft.node.consensus.messages import (
     Appended,
     AppliedUpTo,
@@ -38,6 +38,7 @@ from mailraft.node.consensus.messages import (
     Ready,
     Received,
     Rejected,
+    Retire,
     SnapshotArrived,
     SnapshotSent,
     SnapshotTaken,
@@ -46,10 +47,11 @@ from mailraft.node.consensus.messages import (
     Transfer,
 )
 from mailraft.node.consensus.mutants import Mutant
+from mailraft.node.consensus.questions import Questions
 from mailraft.node.consensus.settings import Settings
-from mailraft.node.consensus.stock import LEADER, Node, surroundings
+from mailraft.node.consensus.stock import LEADER, surroundings
+from mailraft.node.consensus.timers import Timers
 from mailraft.node.interfaces import (
-    Configuration,
     GroupId,
     LogReader,
     LogWrite,
@@ -58,8 +60,10 @@ from mailraft.node.interfaces import (
     node_of,
 )
 
+FLUSH_MEMORY = 0.9  # of the longest wait, with each write that took less
 
-class Host:
+
+class Host(Questions):
     """Every group that this node has a replica of. Not thread safe; one turn at a time.
 
     `seed` makes election timeouts repeatable. All times are seconds of one clock that never jumps
@@ -78,19 +82,20 @@ class Host:
         self._settings = settings or Settings()
         self._mutants = mutants
         self._chance = Random(seed)
-        self._groups: dict[GroupId, Group] = {}
+        super().__init__()
         self._sequence = 0
         self._durable = 0
         # Writes that are not durable yet: sequence, whose, and since when.
         self._awaiting: deque[tuple[int, Group, float]] = deque()
-        self._held: list[tuple[int, int, raft_pb2.Envelope]] = []  # heap of (sequence, order, _)
-        self._order = 0
+        self._flush_s = 0.0  # the longest wait for durability lately
+        self._held = Held()
         self._up: set[NodeNumber] = set()
         self._sessions: dict[NodeNumber, int] = {}
-        self._outgoing: dict[NodeNumber, Outgoing] = {}
-        self._incoming: dict[NodeNumber, Incoming] = {}
+        self._beats = Beats()
+        self._led_changed = True  # since the last heartbeat
         self._next_heartbeat = 0.0
-        self._hung = False
+        self._timers = Timers()
+        self._hung = self._retiring = False
         self._reported: dict[GroupId, GroupStatus] = {}
         # This turn's, emptied by each Ready.
         self._touched: dict[GroupId, Group] = {}
@@ -111,8 +116,10 @@ class Host:
             Journal(group, stored, reader),
             self._settings,
             self._mutants,
+            self._beats,
         )
         self._groups[group] = added
+        self._beats.unsettle(group, added.term, 0)
         for peer in sorted(self._up):
             self._tell_peer(added, peer, up=True)
         self._touch(added)
@@ -121,60 +128,37 @@ class Host:
         self._groups.pop(group, None)
         self._touched.pop(group, None)
         self._reported.pop(group, None)
-
-    def status(self, group: GroupId) -> GroupStatus | None:
-        found = self._groups.get(group)
-        return found.status() if found is not None else None
-
-    def configuration_at(self, group: GroupId, index: int) -> Configuration | None:
-        """In force at an applied index; None where no replica of the group runs."""
-        found = self._groups.get(group)
-        return found.configuration_at(index) if found is not None else None
-
-    def leader_heard_s(self, group: GroupId) -> float:
-        """When a follower last heard its leader, on the host's clock; long ago when never."""
-        found = self._groups.get(group)
-        return found.leader_heard_s if found is not None else float("-inf")
-
-    def groups(self) -> tuple[GroupId, ...]:
-        return tuple(sorted(self._groups))
-
-    def match_indexes(self, group: GroupId) -> dict[int, int]:
-        """On a leader: durable index per voter, its own included; empty elsewhere."""
-        found = self._groups.get(group)
-        if found is None or found.role != LEADER:
-            return {}
-        matches = {int(node.id): found.match_index[node] for node in found.voters_in_order()}
-        if found.is_voter:
-            matches[found.replica] = found.durable_index
-        return matches
-
-    def configuration(self, group: GroupId) -> Configuration | None:
-        """The latest in the replica's log, committed or not."""
-        found = self._groups.get(group)
-        return found.configuration if found is not None else None
+        self._timers.drop(group)
+        self._led_changed = True
 
     # ---- a turn ---------------------------------------------------------------------------------
 
     def step(self, now: float, inbox: Sequence[Event], durable: int) -> Ready:
         """One turn. `durable` is the highest Ready.sequence whose writes are on disk."""
-        surroundings.enter(now, self._chance)
+        surroundings.enter(now, self._chance, self._flush_s)
         self._take_durable(durable)
         for event in inbox:
             self._take(event)
-        for group in list(self._groups.values()):
-            if group.watches_time:
-                self._touch(group)
+        self._take_due()
         hung = self._disk_hangs()
+        if self._retiring:
+            self._hand_all_over()
         beat = now >= self._next_heartbeat and not hung
         if beat:
             self._next_heartbeat = now + self._settings.heartbeat_s
-            for group in self._groups.values():
-                if group.role == LEADER:
-                    self._touch(group)
         for group in list(self._touched.values()):
             self._guarded(group, self._turn_of, group)
         return self._ready(beat=beat)
+
+    def _take_due(self) -> None:
+        """Give a turn to the groups that are due; heartbeats may have put that off since."""
+        for number in self._timers.take(surroundings.now):
+            group = self._groups[number]
+            due_s = group.due_s()
+            if due_s > surroundings.now:
+                self._timers.set(number, due_s)
+            else:
+                self._touch(group)
 
     def _disk_hangs(self) -> bool:
         """A hung disk must not keep its leaders: hand them over, beat no more, favour nobody."""
@@ -185,14 +169,20 @@ class Host:
         self._hung = hung
         for group in self._groups.values():
             group.disk_hung = hung
-            if hung and group.role == LEADER:
+        if hung:
+            self._hand_all_over()
+        return hung
+
+    def _hand_all_over(self) -> None:
+        for group in self._groups.values():
+            if group.role == LEADER:
                 group.hand_over_once()
                 self._touch(group)
-        return hung
 
     def _turn_of(self, group: Group) -> None:
         group.tick()
         if group.take_members_changed():
+            self._led_changed = True
             for peer in sorted(self._up):
                 self._tell_peer(group, peer, up=True, again=False)
         for event in group.take_held_proposals():
@@ -207,7 +197,8 @@ class Host:
             )
         self._durable = max(self._durable, durable)
         while self._awaiting and self._awaiting[0][0] <= self._durable:
-            _, group, _ = self._awaiting.popleft()
+            _, group, since = self._awaiting.popleft()
+            self._flush_s = max(surroundings.now - since, FLUSH_MEMORY * self._flush_s)
             group.on_durable(self._durable)
             if group.group in self._groups:
                 self._touch(group)
@@ -242,7 +233,8 @@ class Host:
                     self._touch(self._groups[group])
             case PeerUp(peer):
                 self._up.add(peer)
-                self._outgoing.setdefault(peer, Outgoing()).reconnect()
+                self._led_changed = True
+                self._beats.outgoing.setdefault(peer, Outgoing()).reconnect()
                 self._tell_groups(peer, up=True)
             case PeerDown(peer):
                 self._up.discard(peer)
@@ -253,6 +245,10 @@ class Host:
                 self._take_snapshot(event)
             case ChangeConfiguration():
                 self._take_change(event)
+            case Retire():
+                self._retiring = True
+                for group in self._groups.values():
+                    group.retiring = True
             case _:
                 self._take_wish(event)
 
@@ -266,6 +262,7 @@ class Host:
                 self._touch(group)
             case Prefer():
                 group.preferred = event.replica
+                self._touch(group)
             case SnapshotSent():
                 group.on_snapshot_sent(event.replica)
                 self._touch(group)
@@ -306,8 +303,9 @@ class Host:
     def _tell_groups(self, peer: NodeNumber, *, up: bool) -> None:
         for group in self._groups.values():
             self._tell_peer(group, peer, up=up)
-            if group.role == LEADER:
-                self._touch(group)
+            if not up and node_of(group.leader) == peer:
+                group.on_leader_lost()
+            self._touch(group)
 
     def _tell_peer(self, group: Group, peer: NodeNumber, *, up: bool, again: bool = True) -> None:
         for node in group.peers_in_order():
@@ -339,7 +337,8 @@ class Host:
             return  # row 4: from a connection that has been replaced
         if event.session > session:
             self._sessions[event.peer] = event.session
-            self._incoming[event.peer] = Incoming()
+            self._keep_heard(event.peer)
+            self._beats.incoming[event.peer] = Incoming(event.peer)
         frame = event.frame
         for envelope in frame.envelopes:
             group = self._groups.get(envelope.group)
@@ -350,38 +349,29 @@ class Host:
         if frame.HasField("heartbeat"):
             self._take_heartbeat(event.peer, frame.heartbeat)
         if frame.HasField("heartbeat_ack"):
-            self._take_heartbeat_ack(event.peer, frame.heartbeat_ack)
+            outgoing = self._beats.outgoing.setdefault(event.peer, Outgoing())
+            outgoing.acknowledged(frame.heartbeat_ack, surroundings.now)
 
     def _take_heartbeat(self, peer: NodeNumber, beat: raft_pb2.Heartbeat) -> None:
-        incoming = self._incoming[peer]
-        known, ack = incoming.take(beat)
+        incoming = self._beats.incoming[peer]
+        if incoming.is_news(beat):
+            self._keep_heard(peer)
+            incoming.learn(beat)
+        known, ack = incoming.take(beat, surroundings.now)
         self._acks.append((peer, ack))
-        if not known:
-            return
-        for group_id, term, replica in incoming.led:
-            group = self._groups.get(group_id)
-            leader = Node(replica)
-            if group is None or node_of(replica) != peer:
-                continue
-            if group.term == term and group.role != LEADER:
-                if group.leader != replica:
-                    self._touch(group)
-                group.on_leader_beat(leader)
-            elif group.term > term:
-                group.tell_term(replica)
+        for number in sorted(incoming.unsettled) if known else ():
+            group = self._groups.get(number)
+            if group is not None:
                 self._touch(group)
+            if group is None or group.on_led(*incoming.led[number]):
+                incoming.unsettled.discard(number)
 
-    def _take_heartbeat_ack(self, peer: NodeNumber, ack: raft_pb2.HeartbeatAck) -> None:
-        outgoing = self._outgoing.setdefault(peer, Outgoing())
-        if not outgoing.acknowledged(ack):
-            return
-        for group_id, term, _ in outgoing.led:
-            group = self._groups.get(group_id)
-            if group is None or group.role != LEADER or group.term != term:
-                continue
-            for node in group.peers_in_order():
-                if node_of(node.id) == peer:
-                    group.last_response[node] = surroundings.now
+    def _keep_heard(self, peer: NodeNumber) -> None:
+        """Before what a peer says it leads is replaced."""
+        incoming = self._beats.incoming.get(peer)
+        for number in incoming.led if incoming is not None else ():
+            if number in self._groups:
+                self._groups[number].keep_heard()
 
     # ---- Ready ----------------------------------------------------------------------------------
 
@@ -391,7 +381,8 @@ class Host:
         changed: list[GroupStatus] = []
         wanted: list[SnapshotWanted] = []
         for group in self._touched.values():
-            self._hold_or_release(group)
+            for envelope, until in group.take_envelopes():
+                self._held.put(envelope, until)
             self._outcomes.extend(group.read_outcomes)
             group.read_outcomes.clear()
             entries = group.take_committed()
@@ -403,6 +394,10 @@ class Host:
             if before is None or _leadership(before) != _leadership(status):
                 self._reported[group.group] = status
                 changed.append(status)
+                self._led_changed = True
+                self._beats.unsettle(group.group, status.term, status.leader)
+            soon_s = surroundings.now + self._settings.tick_s
+            self._timers.set(group.group, max(soon_s, group.due_s()))
         outcomes, self._outcomes = tuple(self._outcomes), []
         stopped, self._stopped = tuple(self._stopped), []
         taken, self._snapshots_taken = self._snapshots_taken, []
@@ -433,20 +428,10 @@ class Host:
             self._sequence = sequence
         return tuple(writes)
 
-    def _hold_or_release(self, group: Group) -> None:
-        for envelope, until in group.take_envelopes():
-            self._order += 1
-            heapq.heappush(self._held, (until, self._order, envelope))
-
     def _frames(self, *, beat: bool) -> list[tuple[NodeNumber, raft_pb2.ExchangeRequest]]:
         """Envelopes whose time has come, heartbeats and their answers, a frame or more per peer."""
-        due: list[tuple[int, raft_pb2.Envelope]] = []
-        while self._held and self._held[0][0] <= self._durable:
-            _, order, envelope = heapq.heappop(self._held)
-            due.append((order, envelope))
-        due.sort(key=lambda item: item[0])
         frames = Frames()
-        for _, envelope in due:
+        for envelope in self._held.take(self._durable):
             peer = node_of(envelope.to_replica)
             if peer in self._up:
                 frames.add(peer, envelope)
@@ -455,10 +440,12 @@ class Host:
                 frames.open(peer).heartbeat_ack.CopyFrom(ack)
         self._acks = []
         if beat:
-            for peer in sorted(self._up):
-                outgoing = self._outgoing.setdefault(peer, Outgoing())
-                outgoing.update(self._led_at(peer))
-                frames.open(peer).heartbeat.CopyFrom(outgoing.beat())
+            for peer, outgoing in sorted(self._beats.outgoing.items()):
+                if self._led_changed:
+                    outgoing.update(self._led_at(peer))
+                if peer in self._up:
+                    frames.open(peer).heartbeat.CopyFrom(outgoing.beat())
+            self._led_changed = False
         return frames.done
 
     def _led_at(self, peer: NodeNumber) -> list[tuple[GroupId, int, ReplicaId]]:

@@ -36,7 +36,7 @@ class Membership(ReplicaBase):
             return f"version {now.version} is in force, not {wanted.expected_version}"
         if (
             self.journal.configuration_index > self.commit_index
-            and not self.mutants & Mutant.TWO_CHANGES_AT_ONCE
+            and self.mutants is not Mutant.TWO_CHANGES_AT_ONCE
         ):
             return "the change before is not committed"
         if self.journal.term(self.commit_index) != self.term:
@@ -47,9 +47,12 @@ class Membership(ReplicaBase):
     def _not_ready(self, wanted: ChangeConfiguration) -> str:
         """A learner is promoted only when caught up: until then it would only cost availability."""
         for replica in set(wanted.voters) - set(self.configuration.voters):
-            behind = self.journal.last_index - self.match_index.get(Node(replica), 0)
+            match = self.match_index.get(Node(replica), 0)
+            behind = self.journal.last_index - match
             if replica not in self.configuration.learners:
                 return f"{replica} is no learner yet"
+            if not match:  # however short the log is: it may not even exist yet
+                return f"{replica} has not answered yet"
             if behind > PROMOTION_LAG_ENTRIES:
                 return f"{replica} lacks {behind} entries"
         return ""
@@ -84,12 +87,12 @@ class Membership(ReplicaBase):
     def _configuration_in_force(self) -> Configuration:
         found = self.journal.configuration
         if (
-            self.mutants & Mutant.CONFIGURATION_OF_BIRTH
+            self.mutants is Mutant.CONFIGURATION_OF_BIRTH
             and self.journal.configuration_index <= self._started_at
         ):
             return self.journal.base_configuration
         if (
-            self.mutants & Mutant.KEEP_TRUNCATED_CONFIGURATION
+            self.mutants is Mutant.KEEP_TRUNCATED_CONFIGURATION
             and found.version < self.configuration.version
         ):
             return self.configuration
@@ -103,7 +106,7 @@ class Membership(ReplicaBase):
             or self.journal.configuration_index > self.commit_index
         ):
             return
-        able = [node for node in self.voters_in_order() if node in self.connected_nodes]
+        able = self.heirs()
         if able:
             heir = max(able, key=lambda node: self.match_index[node])
             self.send(heir.id, timeout_now=raft_pb2.TimeoutNow())

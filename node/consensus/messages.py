@@ -34,7 +34,7 @@ class PeerDown:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One frame from a peer. `session` is that of the stream's Hello."""
+    """One frame from a peer. `session` rises with every session that it opens to this node."""
 
     peer: NodeNumber
     session: int
@@ -74,6 +74,11 @@ class Prefer:
 
     group: GroupId
     replica: ReplicaId
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """This node is about to stop: hand over whatever it leads, and lead nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ Event = (
     | AppliedUpTo
     | Transfer
     | Prefer
+    | Retire
     | ReadIndex
     | SnapshotArrived
     | SnapshotSent

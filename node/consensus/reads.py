@@ -144,8 +144,9 @@ class Reads(ReplicaBase):
 
     def _commit_is_of_own_term(self) -> bool:
         """Before that, older entries may be committed of which this leader does not know yet."""
-        return self.journal.term(self.commit_index) == self.term or bool(
-            self.mutants & Mutant.READ_BEFORE_OWN_COMMIT
+        return (
+            self.journal.term(self.commit_index) == self.term
+            or self.mutants is Mutant.READ_BEFORE_OWN_COMMIT
         )
 
     def _ask_voters(self, current: _Round) -> None:
@@ -160,7 +161,7 @@ class Reads(ReplicaBase):
             self._round = None
             return
         certain = self.is_majority(current.confirmed | {self.replica})
-        if certain or self.mutants & Mutant.READ_WITHOUT_ROUND:
+        if certain or self.mutants is Mutant.READ_WITHOUT_ROUND:
             self._round = None
             for reader in current.readers:
                 self._answer_reader(reader, current.index)

@@ -6,6 +6,7 @@ from collections.abc import Set
 from typing import Any
 
 from mailraft.internal.v1 import raft_pb2
+from mailraft.node.consensus.heartbeat import Beats
 from mailraft.node.consensus.journal import Journal
 from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.settings import Settings
@@ -24,16 +25,19 @@ class ReplicaBase(Stock):
         journal: Journal,
         settings: Settings,
         mutants: Mutant,
+        beats: Beats | None = None,
     ) -> None:
         self.group, self.replica, self.configuration = group, replica, configuration
         self.journal, self.settings, self.mutants = journal, settings, mutants
+        self.beats = beats or Beats()
         self.is_voter = replica in configuration.voters
         self.election_timeout_s = settings.election_timeout_min_s
         self.outbox = Outbox()
         self._envelopes: list[raft_pb2.Envelope] = []
         self.want_append = False
         self.membership_begun = False
-        self.disk_hung = False
+        self.disk_hung = self.retiring = False
+        self.leading_since_s = float("-inf")
         self.learner_nodes: set[Node] = set()
         super().__init__(
             Node(replica),
@@ -69,9 +73,11 @@ class ReplicaBase(Stock):
     @property
     def may_campaign(self) -> bool:
         """A voter, or one that is being removed: until that is committed its log may be needed
-        to elect anyone (thesis section 4.2.2).
+        to elect anyone (thesis section 4.2.2). None that may have forgotten, or is about to stop.
         """
-        if self.mutants & Mutant.LONER_ELECTS_ITSELF:
+        if self.journal.amnesic or self.retiring:
+            return False
+        if self.mutants is Mutant.LONER_ELECTS_ITSELF:
             return True
         index = self.journal.configuration_index
         if self.is_voter or index <= self.commit_index:
@@ -81,6 +87,10 @@ class ReplicaBase(Stock):
     def voters_in_order(self) -> list[Node]:
         """The other voters, ascending: every process walks them alike (row 23)."""
         return sorted(self.other_nodes, key=lambda node: int(node.id))
+
+    def heirs(self) -> list[Node]:
+        """The other voters that can be reached."""
+        return [node for node in self.voters_in_order() if node in self.connected_nodes]
 
     def peers_in_order(self) -> list[Node]:
         """All that get entries: the other voters and learners, ascending."""

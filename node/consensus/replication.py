@@ -16,7 +16,7 @@ from mailraft.node.consensus.messages import entry_to_wire
 from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.replica import ReplicaBase
 from mailraft.node.consensus.stock import LEADER, Node, surroundings
-from mailraft.node.interfaces import Entry
+from mailraft.node.interfaces import Entry, ReplicaId, node_of
 
 
 class ConsensusError(Exception):
@@ -85,7 +85,7 @@ class Replication(ReplicaBase):
             previous_term = self.journal.term(previous) or 0
         fresh = list(entries)
         matches = self.journal.term(previous) == previous_term
-        if matches and not self.mutants & Mutant.TRUNCATE_ON_EVERY_APPEND:
+        if matches and self.mutants is not Mutant.TRUNCATE_ON_EVERY_APPEND:
             previous, previous_term, fresh = self._skip_what_is_held(previous, fresh)
         self._proven = entries[-1].index if entries else message.prev_log_index
         self._proven = max(self._proven, self.journal.base_index)
@@ -160,7 +160,7 @@ class Replication(ReplicaBase):
 
     def on_append_reply(self, sender: Node, term: int, reply: raft_pb2.AppendReply) -> None:
         if self.role != LEADER or (
-            term != self.term and not self.mutants & Mutant.COUNT_STALE_ACKS
+            term != self.term and self.mutants is not Mutant.COUNT_STALE_ACKS
         ):
             return  # row 4: an acknowledgement counts in the term that it answers
         progress = self.progress_of(sender)
@@ -188,7 +188,7 @@ class Replication(ReplicaBase):
                 "success": True,
             },
         )
-        if not self.mutants & Mutant.NEXT_INDEX_BACKWARDS:
+        if self.mutants is not Mutant.NEXT_INDEX_BACKWARDS:
             self.next_index[sender] = max(before, reply.match_index + 1)  # row 3
         progress.acknowledged(reply.match_index)
         progress.commit_known = max(progress.commit_known, reply.commit_index)
@@ -212,6 +212,34 @@ class Replication(ReplicaBase):
             found = self.progress[node] = Progress()
         return found
 
+    # ---- leader: followers that are alive --------------------------------------------------------
+
+    def count_followers(self) -> None:
+        """An answered heartbeat is an answer of all groups that it was for."""
+        for node in self.other_nodes:
+            followed_s = self.beats.followed_s(node_of(node.id))
+            self.last_response[node] = max(self.last_response[node], followed_s)
+
+    def voters_heard(self) -> frozenset[ReplicaId]:
+        """The other voters whose streams are up and that answered within an election timeout."""
+        self.count_followers()
+        since_s = surroundings.now - self.settings.election_timeout_min_s
+        return frozenset(
+            int(node.id)
+            for node in self.other_nodes & self.connected_nodes
+            if self.last_response[node] >= since_s
+        )
+
+    @property
+    def fallback_s(self) -> float:
+        """When this leader steps down (row 8) if none of its followers is heard until then."""
+        needed = (len(self.other_nodes) + 1) // 2
+        if not needed:
+            return float("inf")
+        self.count_followers()
+        answers = sorted((self.last_response[node] for node in self.other_nodes), reverse=True)
+        return answers[needed - 1] + self.settings.election_timeout_min_s
+
     # ---- leader: commit -------------------------------------------------------------------------
 
     def written(self, sequence: int) -> None:
@@ -230,7 +258,7 @@ class Replication(ReplicaBase):
 
     def majority_index(self) -> int:
         """Row 5: the majority-th largest of {own durable index, match indexes} (Raft 5.3)."""
-        count_learners = self.mutants & Mutant.COUNT_LEARNERS
+        count_learners = self.mutants is Mutant.COUNT_LEARNERS
         counted = self.peers_in_order() if count_learners else self.other_nodes
         indexes = [0 if n in self.uncounted else self.match_index[n] for n in counted]
         if self.is_voter:  # a leader that is being removed does not count itself
@@ -246,7 +274,7 @@ class Replication(ReplicaBase):
         Stock counts the leader's own log before it is on disk; its verdict is kept only as far as
         durable copies carry it.
         """
-        if self.role == LEADER and not self.mutants & Mutant.COMMIT_BEFORE_OWN_FLUSH:
+        if self.role == LEADER and self.mutants is not Mutant.COMMIT_BEFORE_OWN_FLUSH:
             held = self.majority_index()
             if held > self._commit_before_tick and self.journal.term(held) == self.term:
                 self.commit_index = held  # Raft section 5.4.2: only an entry of the own term
@@ -275,6 +303,7 @@ class Replication(ReplicaBase):
         """Raft figure 2, volatile state on leaders. Stock does it for voters."""
         if self.role == LEADER and self._led_term != self.term:
             self._led_term, self.progress = self.term, {}
+            self.leading_since_s = surroundings.now
             for node in self.learner_nodes:
                 self.next_index[node] = self.journal.last_index + 1
                 self.match_index[node] = 0

@@ -14,6 +14,12 @@ class Settings:
     heartbeat_s: float = 0.1
     election_timeout_min_s: float = 0.4
     election_timeout_max_s: float = 0.8
+    # A follower's patience once the stream to its leader's node broke: a leader that lives is heard
+    # within two heartbeats; the rest is chance, so that not two followers campaign at once.
+    leader_lost_min_s: float = 0.2
+    leader_lost_max_s: float = 0.4
+    # What of it arrives within this time was on its way before the stream broke.
+    in_flight_s: float = 0.05
     tick_s: float = 0.05
     # A write that is not on disk after this long: the disk hangs, and must not keep a leader.
     disk_hung_s: float = 1.0

@@ -27,6 +27,7 @@ DISCARDED = FAIL_REASON.DISCARDED
 OVERRIDDEN = (
     "_SyncObj__applyLogEntries",
     "_SyncObj__doApplyCommand",
+    "_SyncObj__generateRaftTimeout",
     "_SyncObj__sendAppendEntries",
     "_SyncObj__sendNextNodeIdx",
     "_SyncObj__tryLogCompaction",
@@ -43,9 +44,10 @@ class Surroundings:
     def __init__(self) -> None:
         self.now = 0.0
         self.chance = Random(0)
+        self.flush_s = 0.0  # how long a write took lately until it was durable
 
-    def enter(self, now: float, chance: Random) -> None:
-        self.now, self.chance = now, chance
+    def enter(self, now: float, chance: Random, flush_s: float = 0.0) -> None:
+        self.now, self.chance, self.flush_s = now, chance, flush_s
 
     def monotonic(self) -> float:
         return self.now
@@ -55,6 +57,10 @@ class Surroundings:
 
 
 surroundings = Surroundings()
+
+# Candidate and voter, each behind a flush that is under way already.
+FLUSHES_PER_ELECTION = 4
+USUAL_FLUSH_S = 0.05  # up to here the settings' timeouts have room enough
 
 
 class _NoPickle:
@@ -158,8 +164,14 @@ class Stock(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__setState(role)
 
     def stock_timeout_s(self) -> float:
-        timeout: float = self._SyncObj__generateRaftTimeout()
-        return timeout
+        return self._SyncObj__generateRaftTimeout()
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802  # the name that stock calls
+        """A vote counts once it is on disk, at the candidate and at the voter: an election takes a
+        few flushes, and its timeout must be longer (Raft section 5.6), also where a disk is slow.
+        """
+        timeout: float = super()._SyncObj__generateRaftTimeout()
+        return timeout + FLUSHES_PER_ELECTION * max(0.0, surroundings.flush_s - USUAL_FLUSH_S)
 
 
 Callback = Callable[[object, int], None]

@@ -15,7 +15,9 @@ from mailraft.node.consensus.replica import ReplicaBase
 from mailraft.node.consensus.stock import LEADER, Node, surroundings
 from mailraft.node.interfaces import ReplicaId
 
-# How often a leader tries to hand over to the replica that placement prefers.
+# When a new leader tries to hand over to the replica that placement prefers, and how often then.
+# Not at once: it may have taken over from that very one, which stops.
+PREFER_FIRST_S = 1.0
 PREFER_EVERY_S = 5.0
 # ... and how far behind that may be: what it lacks travels while proposals wait.
 PREFER_LAG_ENTRIES = 16
@@ -53,9 +55,7 @@ class Transfers(ReplicaBase):
         """Begin a transfer, if anyone can take over; 0: to the voter that is furthest ahead."""
         if self.role != LEADER:
             return
-        able = [node for node in self.voters_in_order() if node in self.connected_nodes]
-        if target:
-            able = [node for node in able if node.id == target]
+        able = [node for node in self.heirs() if target in (0, node.id)]
         if able:
             self._hold_until_s = surroundings.now + self.election_timeout_s
             best = max(able, key=lambda node: self.match_index[node])
@@ -93,13 +93,16 @@ class Transfers(ReplicaBase):
         taken, self.held_proposals = self.held_proposals, []
         return taken
 
+    @property
+    def prefer_due_s(self) -> float:
+        """When this leader should see whether the preferred one can take over."""
+        if self.role != LEADER or self.preferred in (0, self.replica):
+            return float("inf")
+        return max(self.leading_since_s + PREFER_FIRST_S, self._preferred_s + PREFER_EVERY_S)
+
     def _prefer(self) -> None:
         """Leader balance: lead where placement wants it, as soon as that costs nothing."""
-        if (
-            self.role == LEADER
-            and self.preferred not in (0, self.replica)
-            and surroundings.now - self._preferred_s >= PREFER_EVERY_S
-        ):
+        if surroundings.now >= self.prefer_due_s:
             self._preferred_s = surroundings.now
             behind = self.journal.last_index - self.match_index.get(Node(self.preferred), 0)
             if behind <= PREFER_LAG_ENTRIES:

@@ -63,6 +63,12 @@ def sweep(backend: Backend, batch: Batch, group: GroupId, birth: GroupBirth) -> 
             _delete(batch, group, first, end)
 
 
+def sweep_all(backend: Backend, batch: Batch, group: GroupId, last: int) -> None:
+    """At start: remove what a replica that was removed from here has left, up to a generation."""
+    if _holds_anything(backend, group, 0, last + 1):
+        _delete(batch, group, 0, last + 1)
+
+
 def _holds_anything(backend: Backend, group: GroupId, first: int, end: int) -> bool:
     return any(
         next(backend.scan(family, low, high), None) is not None

@@ -24,6 +24,10 @@ from mailraft.node.interfaces import (
 )
 
 FIRST_GENERATION = 1  # 0 is what a record without the field says
+# Replicas are never all at one index. What they compare are the digests of the applied indexes that
+# MARK_EVERY divides: the same ones everywhere. So many are kept, 1,024 entries' worth.
+MARK_EVERY = 32
+MARKS_MAX = 32
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class GroupState:
     hard_state: HardState
     last_index: int
     applied: AppliedPosition
+    marks: tuple[AppliedPosition, ...] = ()
 
     @property
     def state_prefix(self) -> bytes:
@@ -74,6 +79,8 @@ class GroupState:
             raise self._invalid(f"applies entry {write.index} after {self.applied.index}")
         digest = chain_digest(self.applied.digest, write.effects)
         self.applied = AppliedPosition(write.index, write.term, digest)
+        if not write.index % MARK_EVERY:
+            self.marks = (*self.marks, self.applied)[-MARKS_MAX:]
 
     def compact(self, write: CompactLog) -> None:
         """Only what was applied may leave the log; its start never moves back."""
@@ -109,7 +116,7 @@ class GroupState:
             raise self._invalid(f"generation {write.generation} holds {found}, not {base}")
         self.birth = replace(self.birth, base=base, generation=write.generation)
         self.last_index = base.index
-        self.applied = found
+        self.applied, self.marks = found, ()
 
     def _invalid(self, what: str) -> InvalidWriteError:
         return InvalidWriteError(f"group {self.group}: {what}")

@@ -33,11 +33,18 @@ def hard_state(group: int) -> bytes:
     return b"hard" + U32.pack(group)
 
 
+def gone_group(group: int) -> bytes:
+    """-> the highest generation that a replica which was removed from here has used."""
+    return b"gone" + U32.pack(group)
+
+
+GONE_GROUPS = (b"gone", b"gonf")  # half-open range over every gone_group
 GROUP_RECORDS = (b"group", b"grouq")  # half-open range over every group_record
 
 
 def group_of_record(key: bytes) -> int:
-    return int(U32.unpack(key[5:])[0])
+    """Of a group_record() or gone_group() key."""
+    return int(U32.unpack(key[-4:])[0])
 
 
 # ---- log and bodies ------------------------------------------------------------------------------
@@ -252,6 +259,11 @@ def blob(index: int, ordinal: int) -> bytes:
     return _SHARD + b"\x02" + U64.pack(index) + U32.pack(ordinal)
 
 
+def blob_of(key: bytes) -> tuple[int, int]:
+    """Index and ordinal of a blob() key."""
+    return int(U64.unpack(key[-12:-4])[0]), int(U32.unpack(key[-4:])[0])
+
+
 def request(bucket: int, request_id: bytes, account: bytes) -> bytes:
     """What a request_id answered; `bucket` is its hour: one range delete expires a bucket."""
     return _SHARD + b"\x03" + U32.pack(bucket) + request_id + account
@@ -308,6 +320,32 @@ def dead_body_of(key: bytes) -> tuple[int, int]:
     """Index and ordinal of a dead_body() key, whatever it begins with."""
     index, ordinal = _DEAD_BODY.unpack(key[-_DEAD_BODY.size :])
     return index, ordinal
+
+
+# ---- state of the meta group ---------------------------------------------------------------------
+# shard rows too; the clock and the requests of a mail shard are the same there.
+
+CLUSTER_HEAD = _SHARD + b"\x10"
+
+
+def cluster_node(number: int = 0) -> bytes:
+    return _SHARD + b"\x11" + U32.pack(number)
+
+
+def cluster_shard(number: int = 0) -> bytes:
+    return _SHARD + b"\x12" + U32.pack(number)
+
+
+def cluster_job(number: int = 0) -> bytes:
+    return _SHARD + b"\x13" + U64.pack(number)
+
+
+CLUSTER_NODES = (cluster_node(), _SHARD + b"\x12")
+CLUSTER_SHARDS = (cluster_shard(), _SHARD + b"\x13")
+CLUSTER_JOBS = (cluster_job(), _SHARD + b"\x14")
+
+
+DEAD_BODIES = (_SHARD + b"\x08", _SHARD + b"\x09")  # half-open range over every dead_body()
 
 
 def after(prefix: bytes) -> bytes:

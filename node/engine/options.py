@@ -17,6 +17,7 @@ from rocksdict import (
 
 from mailraft.node.engine import keys
 
+KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
 
@@ -24,7 +25,8 @@ MIB: Final = 1 << 20
 class StoreOptions:
     """What an operator may size. Memory is about block cache + memtables, whatever the data."""
 
-    block_cache_bytes: int = 64 * MIB
+    # A message takes about 400 bytes of it, and what its headers told (Derived).
+    block_cache_bytes: int = 256 * MIB
     memtable_bytes: int = 64 * MIB
     # Table and blob files held open; each costs a descriptor and its footer in memory.
     max_open_files: int = 512
@@ -68,7 +70,9 @@ def family_options(options: StoreOptions) -> dict[str, Options]:
     }
 
 
-def _family(cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10) -> Options:
+def _family(
+    cache: Cache, write_buffer_bytes: int, *, bloom_bits: int = 10, block_bytes: int = 16 * KIB
+) -> Options:
     family = Options(raw_mode=True)
     family.set_write_buffer_size(write_buffer_bytes)
     family.set_max_write_buffer_number(3)
@@ -85,7 +89,7 @@ def _family(cache: Cache, write_buffer_bytes: int, bloom_bits: int = 10) -> Opti
     # In parts: whole, the filter of one large table is larger than a shard of the cache, is never
     # kept, and each get reads all of it (3.9 MB were seen in a mailbox of 400,000 messages).
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
-    table.set_block_size(16 * 1024)
+    table.set_block_size(block_bytes)
     table.set_format_version(5)
     if bloom_bits:
         table.set_bloom_filter(bloom_bits, False)
@@ -115,4 +119,9 @@ def _body(cache: Cache, options: StoreOptions) -> Options:
 
 
 def _state(cache: Cache, options: StoreOptions) -> Options:
-    return _family(cache, options.memtable_bytes // 4)
+    """Read at any place of a large mailbox. A small block of LZ4 that is not cached opens in half
+    the time of a large one of zstd, for 60 bytes more of disk a message.
+    """
+    family = _family(cache, options.memtable_bytes // 4, block_bytes=4 * KIB)
+    family.set_bottommost_compression_type(DBCompressionType.lz4())
+    return family

@@ -43,6 +43,7 @@ class GroupBirth:
     generation: int
     burnt_generation: int
     amnesic: bool = False
+    diverged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def encode_group(birth: GroupBirth) -> bytes:
         generation=birth.generation,
         burnt_generation=birth.burnt_generation,
         amnesic=birth.amnesic,
+        diverged=birth.diverged,
     ).SerializeToString()
 
 
@@ -121,7 +123,9 @@ def decode_group(data: bytes) -> GroupBirth:
     record = _parse(record_pb2.GroupRecord(), data)
     base = LogBase(record.base_index, record.base_term, decode_configuration(record.configuration))
     burnt = max(record.burnt_generation, record.generation)  # a first release burnt none
-    return GroupBirth(record.replica, base, record.generation, burnt, record.amnesic)
+    return GroupBirth(
+        record.replica, base, record.generation, burnt, record.amnesic, record.diverged
+    )
 
 
 def encode_hard_state(state: HardState) -> bytes:

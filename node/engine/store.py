@@ -9,7 +9,8 @@ else to the event loop's. Neither imports asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,17 +18,18 @@ from mailraft.node import failpoints
 from mailraft.node.engine import keys, records
 from mailraft.node.engine.backend import Backend, Batch, DiskUsage, Watermark
 from mailraft.node.engine.errors import (
+    CorruptionError,
     DiskError,
     GroupExistsError,
     LostWritesError,
     WrongClusterError,
     WrongNodeError,
 )
-from mailraft.node.engine.generations import Generations, sweep
+from mailraft.node.engine.generations import Generations, sweep, sweep_all
 from mailraft.node.engine.groups import FIRST_GENERATION, GroupState, load_group, newborn
 from mailraft.node.engine.log import GroupLog, configurations_in, estimate_bytes
 from mailraft.node.engine.options import StoreOptions
-from mailraft.node.engine.records import GroupBirth, Identity
+from mailraft.node.engine.records import AppliedPosition, GroupBirth, Identity
 from mailraft.node.engine.rocks import RocksBackend
 from mailraft.node.engine.snapshot import SnapshotSink, SnapshotSource
 from mailraft.node.engine.view import StateView
@@ -132,11 +134,13 @@ class Store:
                     f"(configuration {configuration.version})"
                 )
             return
+        gone = self._backend.get(keys.META, keys.gone_group(group))
+        generation = FIRST_GENERATION if gone is None else keys.U32.unpack(gone)[0] + 1
         birth = GroupBirth(
             replica,
             LogBase(BIRTH_INDEX, BIRTH_TERM, configuration),
-            FIRST_GENERATION,
-            FIRST_GENERATION,
+            generation,
+            generation,
             amnesic,
         )
         batch = self._backend.batch()
@@ -144,6 +148,26 @@ class Store:
         self._write(batch)
         self._sync()
         self._groups[group] = newborn(group, birth)
+
+    def remove_group(self, group: GroupId) -> None:
+        """Forget a replica that is a member no more; its rows go once nobody reads them.
+
+        Nothing where there is none. Durable with the next flush: until then it may come back.
+        """
+        if self._backend.get(keys.META, keys.group_record(group)) is None:
+            return
+        birth = self._state(group).birth
+        batch = self._backend.batch()
+        batch.delete(keys.META, keys.group_record(group))
+        batch.delete(keys.META, keys.hard_state(group))
+        batch.put(keys.META, keys.gone_group(group), keys.U32.pack(birth.burnt_generation))
+        batch.delete_range(
+            keys.LOG, keys.log_entry(group, 0), keys.log_entry(group, keys.INDEX_END)
+        )
+        self._write(batch)
+        del self._groups[group]
+        self._generations.retire(group, birth.generation)
+        self.drop_retired()
 
     def groups(self) -> list[tuple[GroupId, ReplicaId]]:
         """Every group with a replica here, by ascending number."""
@@ -158,6 +182,8 @@ class Store:
         Raises UnknownGroupError, LogCorruptError, CorruptionError.
         """
         state = self._state(group)
+        if state.birth.diverged:
+            raise CorruptionError(f"the state of group {group} is not that of its other replicas")
         base, last_term = state.birth.base, state.birth.base.term
         if state.last_index > base.index:
             log = self.log(group)
@@ -194,10 +220,41 @@ class Store:
         generation = self._state(group).birth.generation
         return self._backend.get(keys.BODY, keys.body(group, generation, index, ordinal))
 
+    def bodies(self, group: GroupId) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and bytes of all bodies of applied entries, by position, as they are now."""
+        state = self._state(group)
+        number, generation = state.group, state.birth.generation
+        end = keys.body(number, generation, state.applied.index + 1)
+        return self._backend.scan(keys.BODY, keys.body(number, generation, 0), end)
+
     def applied(self, group: GroupId) -> tuple[int, int, bytes]:
         """(index, term, digest) of the last applied entry; the base's when none was."""
         found = self._state(group).applied
         return found.index, found.term, found.digest
+
+    def digests(self, group: GroupId) -> tuple[AppliedPosition, ...]:
+        """Of the newest applied entry, and before it of some that every replica keeps, ascending.
+
+        A digest covers all that was applied before it. So only the newest is on disk, and a
+        replica that starts, or was just installed, has no others yet.
+        """
+        state = self._state(group)
+        return tuple(dict.fromkeys((*state.marks, state.applied)))
+
+    def is_set_aside(self, group: GroupId) -> bool:
+        """Whether set_aside() was ever called on this replica."""
+        return self._state(group).birth.diverged
+
+    def set_aside(self, group: GroupId) -> None:
+        """This replica's state is not that of its peers: load() refuses it from now on. Durable
+        with the next flush.
+        """
+        state = self._state(group).copy()
+        state.birth = replace(state.birth, diverged=True)
+        batch = self._backend.batch()
+        put_group(batch, state)
+        self._write(batch)
+        self._groups[group] = state
 
     # ---- writes ----------------------------------------------------------------------------------
 
@@ -329,6 +386,10 @@ class Store:
         rows = self._backend.scan(keys.META, *keys.GROUP_RECORDS)
         for key, value in rows:
             sweep(self._backend, batch, keys.group_of_record(key), records.decode_group(value))
+        for key, value in self._backend.scan(keys.META, *keys.GONE_GROUPS):
+            group = keys.group_of_record(key)
+            if self._backend.get(keys.META, keys.group_record(group)) is None:
+                sweep_all(self._backend, batch, group, keys.U32.unpack(value)[0])
         self._write(batch)
 
     def _state(self, group: GroupId) -> GroupState:

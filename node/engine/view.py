@@ -19,7 +19,6 @@ class StateView:
         return self._backend.get(keys.STATE, self._prefix + key)
 
     def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
-        """As get for each, in order, at about half the cost."""
         return self._backend.get_many(keys.STATE, [self._prefix + key for key in wanted])
 
     def scan(

@@ -1,7 +1,10 @@
 """Conditions on messages, compiled once and asked of each (RFC 8621 section 4.4.1; RFC 9051
-section 6.4.4). Pure: what a message's own record and its Derived do not tell is FILTER_UNSUPPORTED.
+section 6.4.4). Pure: what neither a message's own record, nor its Derived, nor its text tells is
+FILTER_UNSUPPORTED.
 
-Header text comes from Derived, which is cut at its limits: what was cut away is not found.
+Header text comes from Derived, which is cut at its limits: what was cut away is not found. For what
+is not in there, the message's bytes have to be read. Whoever asks does that, and only where it
+matters: without a text a test answers None when the text decides (three-valued logic).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import functools
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.v1 import error_pb2, message_pb2, search_pb2
@@ -40,13 +44,21 @@ _TEXT_FIELDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a message's bytes say, decoded; as folded() and spaced() make it."""
+
+    fields: Sequence[tuple[str, str]]  # of the header: the name in lower case, and the value
+    body: str
+
+
 class Candidate:
     """A message that may match. Derived is read when a condition asks for it."""
 
-    __slots__ = ("__dict__", "record")
+    __slots__ = ("__dict__", "record", "text")
 
-    def __init__(self, record: record_pb2.MessageRecord) -> None:
-        self.record = record
+    def __init__(self, record: record_pb2.MessageRecord, text: Text | None = None) -> None:
+        self.record, self.text = record, text
 
     @functools.cached_property
     def derived(self) -> message_pb2.Derived:
@@ -58,7 +70,7 @@ class Candidate:
         return envelope.sent_time_ms if envelope.HasField("sent_time_ms") else None
 
 
-Test = Callable[[Candidate], bool]
+Test = Callable[[Candidate], bool | None]  # None: the text decides, and is not there
 CheckUidValidity = Callable[[int, int], None]  # mailbox number, UIDVALIDITY; raises Refused
 
 
@@ -69,6 +81,11 @@ def unsupported(what: str) -> Refused:
 def folded(text: str) -> str:
     """For comparisons without case (as RFC 5051: decomposed, and case-folded)."""
     return unicodedata.normalize("NFKD", text[:FOLDED_MAX_CHARS]).casefold()
+
+
+def spaced(text: str) -> str:
+    """With one blank wherever lines or words part: a line end within a phrase hides nothing."""
+    return " ".join(text.split())
 
 
 def header_texts(candidate: Candidate, name: str) -> list[str] | None:
@@ -104,7 +121,8 @@ def address_text(address: message_pb2.Address) -> str:
 class Compiler:
     """Turns a condition tree into one function. `mailbox`: the one that is searched, 0: all.
 
-    own_record: refuse what needs more than the record (ListMessages).
+    own_record: refuse what needs more than the record (ListMessages). reads_text, once something
+    was compiled: whether a test may answer None.
     """
 
     def __init__(
@@ -113,6 +131,7 @@ class Compiler:
         self._mailbox, self._check = mailbox, check_uid_validity
         self._own_record = own_record
         self._nodes = 0
+        self.reads_text = False
 
     def compile(self, asked: search_pb2.MessageFilter) -> Test:
         """Raises BAD_FIELD, FILTER_UNSUPPORTED, UID_VALIDITY_MISMATCH, MAILBOX_NOT_FOUND."""
@@ -129,14 +148,12 @@ class Compiler:
             case None:
                 raise bad_field("filter: exactly one condition")
             case "all_of":
-                tests = self._several(asked.all_of, level)
-                return lambda each: all(test(each) for test in tests)
+                return _first(False, self._several(asked.all_of, level))
             case "any_of":
-                tests = self._several(asked.any_of, level)
-                return lambda each: any(test(each) for test in tests)
+                return _first(True, self._several(asked.any_of, level))
             case "none_of":
-                tests = self._several(asked.none_of, level)
-                return lambda each: not any(test(each) for test in tests)
+                test = _first(True, self._several(asked.none_of, level))
+                return lambda each: None if (found := test(each)) is None else not found
             case "header" | "text" | "sent" | "has_attachment":
                 if self._own_record:
                     raise unsupported(f"{kind} in a listing (search instead)")
@@ -204,21 +221,62 @@ class Compiler:
                 wanted = asked.has_attachment
                 return lambda each: each.derived.has_attachment == wanted
             case "header":
-                return _header(asked.header.name.lower(), asked.header.value)
+                return self._header(asked.header.name.lower(), asked.header.value)
             case _:
-                name = _TEXT_FIELDS.get(asked.text.field)
-                if not asked.text.value:
-                    raise bad_field("filter: text.value must not be empty")
-                if name is None:
-                    raise unsupported("text of bodies and of whole messages")
-                return _header(name, asked.text.value)
+                return self._text(asked.text.field, asked.text.value)
+
+    def _header(self, name: str, value: str) -> Test:
+        if not name:
+            raise bad_field("filter: header.name must not be empty")
+        if header_texts(Candidate(record_pb2.MessageRecord()), name) is not None:
+            return _derived_header(name, value)
+        self.reads_text = True
+        wanted = folded(spaced(value))
+        return _in_text(
+            lambda text: any(name == field and wanted in found for field, found in text.fields)
+        )
+
+    def _text(self, field: search_pb2.TextField.ValueType, value: str) -> Test:
+        if not value:
+            raise bad_field("filter: text.value must not be empty")
+        if field in _TEXT_FIELDS:
+            return _derived_header(_TEXT_FIELDS[field], value)
+        self.reads_text = True
+        wanted = folded(spaced(value))
+        in_body = _in_text(lambda text: wanted in text.body)
+        match field:
+            case search_pb2.TEXT_FIELD_BODY:
+                return in_body
+            case search_pb2.TEXT_FIELD_WHOLE:
+                in_header = _in_text(lambda text: any(wanted in each for _, each in text.fields))
+                return _first(True, [in_header, in_body])
+            case search_pb2.TEXT_FIELD_ANY | search_pb2.TEXT_FIELD_UNSPECIFIED:
+                fields = _TEXT_FIELDS.values()  # tidy: a plain dict
+                return _first(True, [*(_derived_header(each, value) for each in fields), in_body])
+            case _:
+                raise bad_field("filter: text.field is none")
 
 
-def _header(name: str, value: str) -> Test:
-    if not name:
-        raise bad_field("filter: header.name must not be empty")
-    if header_texts(Candidate(record_pb2.MessageRecord()), name) is None:
-        raise unsupported(f"the header field {name[:64]!r}")
+def _first(decides: bool, tests: Sequence[Test]) -> Test:
+    """Any of them (True decides), or all of them (False does); None where that is not known yet."""
+
+    def test(each: Candidate) -> bool | None:
+        known = True
+        for one in tests:
+            found = one(each)
+            if found is decides:
+                return decides
+            known = known and found is not None
+        return (not decides) if known else None
+
+    return test
+
+
+def _in_text(says: Callable[[Text], bool]) -> Test:
+    return lambda each: None if each.text is None else says(each.text)
+
+
+def _derived_header(name: str, value: str) -> Test:
     wanted = folded(value)
 
     def test(each: Candidate) -> bool:

@@ -8,7 +8,7 @@ map, so that its bytes are the same wherever it is serialized: tests/golden hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -43,6 +43,9 @@ class Overlay:
         if value is _BELOW:
             return self._base.get(key)
         return _serialized(value)  # type: ignore[arg-type]  # _BELOW is ruled out
+
+    def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(key) for key in wanted]
 
     def read(self, key: bytes, kind: type[M]) -> M | None:
         """The record under key, shared with other readers: not to be changed."""

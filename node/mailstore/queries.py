@@ -153,10 +153,12 @@ def mailboxes(
 
 
 def message(view: View, account_id: str, number: int) -> record_pb2.MessageRecord:
-    found, _ = messages(view, account_id, [number])
-    if not found:
+    prefix, without = _readable(view, account_id)
+    stored = view.get(keys.message_record(prefix, number))
+    record = None if stored is None else visible.message(stored, without)
+    if record is None:
         raise Refused(error_pb2.ERROR_REASON_MESSAGE_NOT_FOUND, "no such message")
-    return found[0]
+    return record
 
 
 def messages(
@@ -167,9 +169,9 @@ def messages(
     if len(numbers) > ROWS_MAX:
         raise bad_field(f"ids: at most {ROWS_MAX}")
     found, missing = [], []
-    for number in numbers:
-        stored = view.get(keys.message_record(prefix, number))
-        record = None if stored is None else visible.message(stored, without)
+    stored = view.get_many([keys.message_record(prefix, number) for number in numbers])
+    for number, each in zip(numbers, stored, strict=True):
+        record = None if each is None else visible.message(each, without)
         if record is None:
             missing.append(number)
         else:
@@ -192,13 +194,11 @@ def messages_by_uid(
     """
     prefix, without = _readable(view, account_id)
     check_uid_validity(_mailbox(view, prefix, number), uid_validity)
-    found: list[tuple[int, record_pb2.MessageRecord]] = []
-    for first, last in ranges:
-        for uid, target in _uids(view, prefix, number, first, last):
-            if len(found) >= _bounded(count):
-                return found, uid
-            found.append((uid, pointed_at(view, prefix, target, without)))
-    return found, 0
+    rows = (row for first, last in ranges for row in _uids(view, prefix, number, first, last))
+    told = list(islice(rows, _bounded(count)))
+    following = next(rows, (0, b""))[0]
+    found = pointed_at(view, prefix, [target for _, target in told], without)
+    return [(uid, each) for (uid, _), each in zip(told, found, strict=True)], following
 
 
 def page(
@@ -220,18 +220,15 @@ def page(
         if (cursor.mailbox, cursor.order) != (number, order):
             raise Refused(error_pb2.ERROR_REASON_BAD_PAGE_TOKEN, "the token is of another listing")
         check_uid_validity(record, cursor.uid_validity)
-    found: list[record_pb2.MessageRecord] = []
-    uids: list[int] = []
-    last = b""
-    following = None
-    for key, value in _rows_behind(view, prefix, number, order, cursor):
-        if len(found) >= _bounded(count):
-            following = _cursor_at(record, order, last)
-            break
-        found.append(pointed_at(view, prefix, value, without))
-        uids.append(keys.uid_of(key))
-        last = key
-    return MessagePage(tuple(found), tuple(uids), following)
+    rows = _rows_behind(view, prefix, number, order, cursor)
+    told = list(islice(rows, _bounded(count)))
+    more = next(rows, None) is not None
+    found = pointed_at(view, prefix, [target for _, target in told], without)
+    return MessagePage(
+        tuple(found),
+        tuple(keys.uid_of(key) for key, _ in told),
+        _cursor_at(record, order, told[-1][0]) if more else None,
+    )
 
 
 def uid_ranges(
@@ -337,14 +334,17 @@ def _mailbox(view: View, prefix: bytes, number: int) -> record_pb2.MailboxRecord
 
 
 def pointed_at(
-    view: View, prefix: bytes, target: bytes, without: visible.Hidden
-) -> record_pb2.MessageRecord:
-    """The message that an index row names by its value."""
-    number = int(keys.U64.unpack(target)[0])
-    stored = view.get(keys.message_record(prefix, number))
-    record = None if stored is None else visible.message(stored, without)
-    assert record is not None, f"an index row names message {number}, which is not there"
-    return record
+    view: View, prefix: bytes, targets: Sequence[bytes], without: visible.Hidden
+) -> list[record_pb2.MessageRecord]:
+    """The messages that index rows name by their values, in one look-up."""
+    numbers = [int(keys.U64.unpack(target)[0]) for target in targets]
+    found = []
+    stored = view.get_many([keys.message_record(prefix, number) for number in numbers])
+    for number, each in zip(numbers, stored, strict=True):
+        record = None if each is None else visible.message(each, without)
+        assert record is not None, f"an index row names message {number}, which is not there"
+        found.append(record)
+    return found
 
 
 def _uids(

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge, nsmallest
+from itertools import islice
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
@@ -33,7 +34,8 @@ SORTED_MAX = 10_000  # messages in scope of a sorted search: about 200 ms
 SORT_KEYS_MAX = 4
 # A text sorts by its beginning: page tokens hold it.
 SORT_TEXT_MAX_BYTES = 128
-_ROWS_AT_ONCE = 64  # of one mailbox: no scan stays open while others are read
+# Of one mailbox: no scan stays open while others are read. And messages of one look-up.
+_ROWS_AT_ONCE = 64
 
 _WALKED = struct.Struct(">qII")  # received time (0 by UID), mailbox, UID
 _NUMBER = struct.Struct(">Q")
@@ -61,7 +63,7 @@ SortKey = tuple[Property, bool]  # descending?
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """mailbox 0: all. sort: one key or more."""
+    """mailbox 0: all. sort: one key or more. Found is what the test does not rule out."""
 
     account_id: str
     mailbox: int
@@ -83,7 +85,7 @@ def search(view: View, query: Query, position: bytes = b"") -> Found:
     cannot be paged in bounded memory, ValueError for a position that no page ended at.
     """
     first, descending = query.sort[0]
-    if first is Property.UID and not query.mailbox:
+    if not query.mailbox and any(wanted is Property.UID for wanted, _ in query.sort):
         raise unsupported("sort by UID without a mailbox")
     if len(query.sort) == 1 and first in (Property.RECEIVED, Property.UID):
         return _walk(view, query, first is Property.UID, descending, position)
@@ -111,21 +113,20 @@ def _walk(view: View, query: Query, by_uid: bool, descending: bool, position: by
         raise ValueError("not a position of this search")
     messages: list[record_pb2.MessageRecord] = []
     positions: list[bytes] = []
-    following, examined, last = b"", 0, b""
-    for time_ms, mailbox, uid, target in _walked_rows(
-        view, prefix, query, by_uid, descending, position
-    ):
-        if len(messages) >= query.count or examined >= EXAMINED_MAX:
-            following = last
-            break
-        last = _WALKED.pack(time_ms, mailbox, uid)
-        examined += 1
-        record = queries.pointed_at(view, prefix, target, without)
-        shows = query.mailbox or min(each.mailbox for each in record.memberships)
-        if shows == mailbox and query.test(Candidate(record)):
-            messages.append(record)
-            positions.append(last)
-    return Found(messages, positions, examined, following)
+    examined, last = 0, b""
+    rows = _walked_rows(view, prefix, query, by_uid, descending, position)
+    while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+        records = queries.pointed_at(view, prefix, [target for *_, target in chunk], without)
+        for (time_ms, mailbox, uid, _), record in zip(chunk, records, strict=True):
+            if len(messages) >= query.count or examined >= EXAMINED_MAX:
+                return Found(messages, positions, examined, following=last)
+            last = _WALKED.pack(time_ms, mailbox, uid)
+            examined += 1
+            shows = query.mailbox or min(each.mailbox for each in record.memberships)
+            if shows == mailbox and query.test(Candidate(record)) is not False:
+                messages.append(record)
+                positions.append(last)
+    return Found(messages, positions, examined, following=b"")
 
 
 _Row = tuple[int, int, int, bytes]  # received time (0 by UID), mailbox, UID, target
@@ -216,7 +217,7 @@ def _sorted(view: View, query: Query, position: bytes) -> Found:
         for record in _scope(view, prefix, query.mailbox, without):
             examined += 1
             candidate = Candidate(record)
-            if query.test(candidate):
+            if query.test(candidate) is not False:
                 key = key_of(candidate)
                 if key > position:
                     yield key, record
@@ -243,8 +244,9 @@ def _scope(
 ) -> Iterator[record_pb2.MessageRecord]:
     if mailbox:
         whole = keys.uid_mailbox(prefix, mailbox)
-        for _, target in view.scan(whole, keys.after(whole)):
-            yield queries.pointed_at(view, prefix, target, without)
+        rows = view.scan(whole, keys.after(whole))
+        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+            yield from queries.pointed_at(view, prefix, [target for _, target in chunk], without)
         return
     for _, stored in view.scan(
         keys.message_record(prefix), keys.message_record(prefix, (1 << 64) - 1)

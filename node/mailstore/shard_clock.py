@@ -11,6 +11,7 @@ import struct
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
+from mailraft.node.interfaces import View
 from mailraft.v1 import error_pb2
 
 from . import rules
@@ -74,6 +75,14 @@ def recall(
             error_pb2.ERROR_REASON_OVERLOADED, "the shard remembers as many requests as it may"
         )
     return None
+
+
+def remembers(view: View, request_id: bytes, account: bytes) -> bool:
+    """Whether this request was done. Raises REQUEST_ID_TOO_OLD where nobody knows any more."""
+    stored = view.get(keys.SHARD_CLOCK)
+    clock = record_pb2.ClockRecord.FromString(stored or b"")
+    check_request_id(request_id, clock.clock_ms)
+    return view.get(keys.request(_bucket_of(request_id), request_id, account)) is not None
 
 
 def remember(

@@ -6,10 +6,10 @@ from mailraft.internal.v1 import command_pb2
 from mailraft.node.mailstore import queries
 from mailraft.node.mailstore.accounts import INBOX
 from mailraft.node.shard import Replica
-from mailraft.v1 import account_pb2, common_pb2, error_pb2
+from mailraft.v1 import account_pb2, error_pb2
 from mailraft.wire import errors, tokens
 
-from . import changing, convert, levels, mutations, validate
+from . import changing, convert, levels, mutations, validate, write_levels
 from .base import REPLY_MAX_BYTES, Call, Service, Shards
 
 _MASK = ("quota", "quota.max_bytes", "quota.max_messages", "attributes", "undelete_window_ms")
@@ -36,7 +36,7 @@ class Accounts:
     ) -> account_pb2.CreateAccountResponse:
         validate.account_id(request.account_id)
         validate.request_id(request.request_id)
-        levels.check_write(request.write_options)
+        write_levels.check(request.write_options)
         account = request.account
         if request.write_options.if_in_state:
             raise validate.bad("write_options.if_in_state", "must be empty: there is no state yet")
@@ -57,7 +57,9 @@ class Accounts:
             ),
             create_account=action,
         )
-        done = await mutations.mutate(self._shards, request.account_id, command, call)
+        done = await mutations.mutate(
+            self._shards, request.account_id, command, call, options=request.write_options
+        )
         return account_pb2.CreateAccountResponse(
             state=done.state,
             served=done.served,
@@ -107,7 +109,7 @@ class Accounts:
         is unreachable: the router asks another node.
         """
         options = request.read_options
-        asked = levels.consistency_of(options)
+        level = levels.level_of(self._shards, options)
         if options.min_state or options.require_replica:
             raise validate.bad("read_options", "min_state and require_replica are of one account")
         here = {replica.group: replica for replica in self._shards.replicas()}
@@ -123,7 +125,7 @@ class Accounts:
             try:
                 if replica is None:
                     raise _not_here(self._shards, shard)
-                full = await page.add(replica, resume, asked, call)
+                full = await page.add(replica, resume, level, call)
             except errors.UnavailableError:
                 if not request.return_partial_success:
                     raise
@@ -142,14 +144,12 @@ class _Page:
         self._shards, self._bound, self._left = shards, bound, count
         self._left_bytes = REPLY_MAX_BYTES
 
-    async def add(
-        self, replica: Replica, after: str, asked: common_pb2.Consistency.ValueType, call: Call
-    ) -> bool:
+    async def add(self, replica: Replica, after: str, level: levels.ReadLevel, call: Call) -> bool:
         """Accounts of one shard behind `after`; whether the page is full with them."""
         if not self._left:
             return self._end(replica, after)
-        point = await replica.read(asked, deadline_s=call.deadline_s)
-        self.response.served.append(levels.served_read(self._shards, replica, point, asked))
+        point = await levels.at(self._shards, replica, level, call)
+        self.response.served.append(levels.served_read(self._shards, replica, point))
         found, following = queries.accounts(point.view, after, self._left)
         for account_id, record in found:
             shown = convert.account(account_id, record)

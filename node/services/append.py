@@ -7,7 +7,7 @@ from mailraft.node.shard import Replica
 from mailraft.v1 import delivery_pb2
 from mailraft.wire import tokens
 
-from . import blob_source, convert, levels, mutations, validate
+from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
 from .content import Budget, given_or_derived, prepare
 
@@ -23,7 +23,7 @@ class Append:
     ) -> delivery_pb2.AppendMessagesResponse:
         validate.account_id(request.account_id)
         validate.request_id(request.request_id)
-        levels.check_write(request.write_options)
+        write_levels.check(request.write_options)
         if_in_state = levels.if_in_state(request.write_options)
         if not 1 <= len(request.messages) <= ITEMS_MAX:
             raise validate.bad("messages", f"1 to {ITEMS_MAX}")
@@ -47,7 +47,14 @@ class Append:
             parts.append(mutations.placement(item.targets, item.keywords, item.internal_time_ms))
             parts.append(b"deleted" if item.deleted else b"")
         command.fingerprint = mutations.fingerprint("append", *parts)
-        done = await mutations.mutate(self._shards, request.account_id, command, call, packed)
+        done = await mutations.mutate(
+            self._shards,
+            request.account_id,
+            command,
+            call,
+            packed,
+            options=request.write_options,
+        )
         return delivery_pb2.AppendMessagesResponse(
             state=done.state,
             served=done.served,

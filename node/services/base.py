@@ -11,18 +11,29 @@ import asyncio
 import logging
 import secrets
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from mailraft.node.interfaces import ClusterView, GroupId
+from mailraft.node.agreement import Digests
+from mailraft.node.interfaces import ClusterView, GroupId, ReplicaId
 from mailraft.node.mailstore.errors import Refused
+from mailraft.node.quorum_reads import Position
 from mailraft.node.shard import Replica
+from mailraft.v1 import cluster_pb2, common_pb2
 from mailraft.wire import errors, limits, metadata
 from mailraft.wire.draining import drain
 
@@ -58,11 +69,29 @@ class Shards(Protocol):
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
         """A packed body as it is stored (mailraft.wire.bodies); None when it is not there."""
 
+    def digests(self, group: GroupId) -> Digests:
+        """Of this node's replica: ascending, the newest applied entry's last."""
+
+    def differing(self, group: GroupId) -> Collection[ReplicaId]:
+        """Replicas of a group here that were found to have another state than their peers."""
+
+    def position(self, group: GroupId) -> Position | None:
+        """How far the replica here is; None where none runs."""
+
+    async def other_positions(self, own: Position, group: GroupId, count: int) -> list[Position]:
+        """Of the first `count` other voters that answer; fewer when not so many do in time."""
+
+    def policy(self) -> cluster_pb2.LevelPolicy:
+        """Which levels the cluster allows, and its defaults; unset fields where it says nothing."""
+
     def now_s(self) -> float:
         """The monotonic clock that Replica takes deadlines on."""
 
     def wall_ms(self) -> int:
         """Milliseconds since the Unix epoch."""
+
+    def stamp_ms(self) -> int:
+        """The same, for a command of a leader. Raises NoLeaderError while this clock is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +99,14 @@ class Call:
     """One call on its way through a handler."""
 
     deadline_s: float  # on Shards.now_s
+
+
+class Accepted(Exception):  # no error: an answer
+    """A mutation at level ACCEPTED: all that its response holds is how it was served."""
+
+    def __init__(self, served: common_pb2.Served) -> None:
+        super().__init__()
+        self.served = served
 
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
@@ -92,6 +129,16 @@ class Service:
     duplex: Mapping[str, Duplex] = field(default_factory=dict)
     uploads: Mapping[str, Upload] = field(default_factory=dict)
     later: Mapping[str, str] = field(default_factory=dict)
+
+
+async def answer(method: MethodDescriptor, unary: Unary, request: Any, call: Call) -> Message:
+    """The response of a handler."""
+    try:
+        return await unary(request, call)
+    except Accepted as accepted:
+        response: Any = message_factory.GetMessageClass(method.output_type)()
+        response.served.CopyFrom(accepted.served)
+        return cast("Message", response)
 
 
 def generic_handler(service: Service, shards: Shards) -> grpc.GenericRpcHandler[Any, Any]:
@@ -163,15 +210,15 @@ def _method_handler(
 
 
 def _answering(unary: Unary, shards: Shards, method: MethodDescriptor) -> Callable[..., Any]:
-    async def answer(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def handle(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         try:
             _check_account(request, context)
-            return await unary(request, Call(_deadline_s(context, shards)))
+            return await answer(method, unary, request, Call(_deadline_s(context, shards)))
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             failed = to_error(error, method.full_name)
         return await errors.abort(context, failed)
 
-    return answer
+    return handle
 
 
 def _streaming(stream: Stream, shards: Shards, method: MethodDescriptor) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from mailraft.v1 import batch_pb2
 from mailraft.wire import errors, limits
 
 from . import delivery, validate
-from .base import REPLY_MAX_BYTES, Call, Service, Unary, not_implemented, to_error
+from .base import REPLY_MAX_BYTES, Call, Service, Unary, answer, not_implemented, to_error
 
 # What the reads of a batch may answer before others get a turn of the event loop.
 TURN_MAX_BYTES = 256 * 1024
@@ -79,7 +79,7 @@ class Batch:
         if method.unary is None:
             raise not_implemented(method.descriptor, method.later)
         if not method.reads:
-            return await method.unary(request, call)
+            return await answer(method.descriptor, method.unary, request, call)
         await room.turn()
         response = await method.unary(request, call)
         room.take(response.ByteSize())

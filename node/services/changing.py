@@ -16,7 +16,7 @@ from mailraft.internal.v1 import command_pb2
 from mailraft.v1 import common_pb2
 from mailraft.wire import limits, tokens
 
-from . import convert, levels, mutations, validate
+from . import convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
 
 # Of one command. What is behind them is for the next call, as what is behind 1,000 messages is.
@@ -108,7 +108,7 @@ def check(request: Request) -> None:
     """What every mutation of one account is held to."""
     validate.account_id(request.account_id)
     validate.request_id(request.request_id)
-    levels.check_write(request.write_options)
+    write_levels.check(request.write_options)
 
 
 async def change(
@@ -138,4 +138,6 @@ async def change(
         asked.if_in_state.CopyFrom(if_in_state)  # type: ignore[attr-defined]  # see _Action
     if if_object:
         asked.if_object.CopyFrom(convert.parse_etag(if_object))  # type: ignore[attr-defined]
-    return await mutations.mutate(shards, request.account_id, command, call)
+    return await mutations.mutate(
+        shards, request.account_id, command, call, options=request.write_options
+    )

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from mailraft.node.interfaces import node_of
+from mailraft.node.shard import Replica
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import errors, limits, tokens
 from mailraft.wire.slots import slot_of
 
-from . import append, blobs, levels, validate
+from . import append, blobs, levels, validate, write_levels
 from .base import Call, Service, Shards
 
 HEARTBEAT_S = 15.0  # cluster.proto, WatchClusterMapResponse
@@ -166,15 +167,16 @@ class Cluster:
     async def GetCapabilities(
         self, request: cluster_pb2.GetCapabilitiesRequest, call: Call
     ) -> cluster_pb2.GetCapabilitiesResponse:
+        policy = self._shards.policy()
         return cluster_pb2.GetCapabilitiesResponse(
             cluster_id=self._shards.cluster.cluster_id,
             version=self._version,
             feature_level=FEATURE_LEVEL,
             limits=_limits(),
             consistencies=levels.CONSISTENCIES,
-            ack_levels=levels.ACK_LEVELS,
-            default_consistency=levels.DEFAULT_CONSISTENCY,
-            default_ack=levels.DEFAULT_ACK,
+            ack_levels=write_levels.allowed(policy),
+            default_consistency=levels.default(policy),
+            default_ack=write_levels.default(policy),
             time_ms=self._shards.wall_ms(),
         )
 
@@ -213,21 +215,28 @@ class Cluster:
     def _status(self, shard: cluster_pb2.Shard) -> cluster_pb2.ShardStatus:
         own = next((each for each in self._shards.replicas() if each.group == shard.id), None)
         status = cluster_pb2.ShardStatus(shard=shard)
+        differing = self._shards.differing(shard.id) if own is not None else ()
         for replica in shard.replicas:
             told = status.replicas.add(replica_id=replica.replica_id)
             if own is not None and replica.replica_id == own.replica:
-                leading = own.leadership.leading
-                told.state = (
-                    cluster_pb2.REPLICA_STATE_LEADING
-                    if leading
-                    else cluster_pb2.REPLICA_STATE_FOLLOWING
-                )
-                told.applied_index = own.applied_index
-                told.heard_age_ms = own.age_ms()
+                self._tell_own(told, own)
+            if replica.replica_id in differing:
+                told.state = cluster_pb2.REPLICA_STATE_CORRUPT
         if own is not None:
             status.commit_index = own.applied_index
             status.available = bool(own.leadership.leader)
         return status
+
+    def _tell_own(self, told: cluster_pb2.ReplicaStatus, own: Replica) -> None:
+        told.state = cluster_pb2.REPLICA_STATE_FOLLOWING
+        if own.stopped:
+            told.state = cluster_pb2.REPLICA_STATE_CORRUPT
+        elif own.leadership.leading:
+            told.state = cluster_pb2.REPLICA_STATE_LEADING
+        told.heard_age_ms = own.heard_age_ms()
+        *earlier, (told.applied_index, told.digest) = self._shards.digests(own.group)
+        for index, digest in earlier:
+            told.earlier.add(applied_index=index, digest=digest)
 
     def _heard_ages_ms(self) -> dict[int, int]:
         """By node: this one itself, and those that lead a replica here."""
@@ -235,7 +244,7 @@ class Cluster:
         for replica in self._shards.replicas():
             leader = node_of(replica.leadership.leader)
             if leader:
-                ages_ms[leader] = min(ages_ms.get(leader, 2**31), replica.age_ms())
+                ages_ms[leader] = min(ages_ms.get(leader, 2**31), replica.heard_age_ms())
         return ages_ms
 
 

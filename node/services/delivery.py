@@ -20,8 +20,8 @@ from mailraft.node.shard import Replica
 from mailraft.v1 import common_pb2, delivery_pb2
 from mailraft.wire import errors, limits, tokens
 
-from . import blob_source, convert, levels, mutations, validate
-from .base import Call, Shards, to_error
+from . import blob_source, convert, levels, mutations, validate, write_levels
+from .base import Accepted, Call, Shards, to_error
 from .content import Budget, Prepared, given_or_derived, prepare
 
 _WHAT = "DeliverMessages"
@@ -57,6 +57,7 @@ class Delivery:
         self, request: delivery_pb2.DeliverMessagesRequest, call: Call
     ) -> delivery_pb2.DeliverMessagesResponse:
         _check_form(request)
+        options = request.write_options
         response = delivery_pb2.DeliverMessagesResponse()
         budget = Budget()
         proposals: list[_Proposal] = []
@@ -76,8 +77,8 @@ class Delivery:
             except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
                 _refuse(results, to_error(error, _WHAT))
         await asyncio.gather(
-            *(self._propose(each, call) for each in proposals),
-            *(self._propose_blob(each, call) for each in by_blob),
+            *(self._propose(each, call, options) for each in proposals),
+            *(self._propose_blob(each, call, options) for each in by_blob),
         )
         return response
 
@@ -104,27 +105,30 @@ class Delivery:
                 _refuse([result], error)
         return list(by_shard.values()), by_blob
 
-    async def _propose(self, proposal: _Proposal, call: Call) -> None:
+    async def _propose(
+        self, proposal: _Proposal, call: Call, options: common_pb2.WriteOptions
+    ) -> None:
         command = _command(proposal)
         assert proposal.content is not None
         packed = (proposal.content.packed,)
         try:
-            committed = await mutations.propose(
-                self._shards, proposal.replica, command, call, packed
+            reply, served = await mutations.write(
+                self._shards, proposal.replica, command, call, packed, options
             )
-            reply = mutations.reply_of(committed)
-            if reply.WhichOneof("outcome") == "refusal":
-                raise convert.refusal(reply.refusal)
-            served = levels.served_write(self._shards, proposal.replica, committed)
             for answer, result in zip(reply.deliver.recipients, proposal.results, strict=True):
                 if answer.HasField("refusal"):
                     _refuse([result], convert.refusal(answer.refusal))
                 else:
                     _accept(result, answer.message, answer.state, served)
+        except Accepted as accepted:
+            for result in proposal.results:
+                result.served.CopyFrom(accepted.served)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             _refuse(proposal.results, to_error(error, _WHAT))
 
-    async def _propose_blob(self, asked: _ByBlob, call: Call) -> None:
+    async def _propose_blob(
+        self, asked: _ByBlob, call: Call, options: common_pb2.WriteOptions
+    ) -> None:
         """As an Append of one message: only apply can tell if the account may read the blob."""
         account_id = asked.recipient.account_id
         try:
@@ -144,12 +148,12 @@ class Delivery:
                 fingerprint=_fingerprint(asked.delivery, asked.recipient, row.sha256),
                 append=command_pb2.Append(account_id=account_id, items=[item]),
             )
-            committed = await mutations.propose(self._shards, asked.replica, command, call, ())
-            reply = mutations.reply_of(committed)
-            if reply.WhichOneof("outcome") == "refusal":
-                raise convert.refusal(reply.refusal)
-            served = levels.served_write(self._shards, asked.replica, committed)
+            reply, served = await mutations.write(
+                self._shards, asked.replica, command, call, (), options
+            )
             _accept(asked.result, reply.append.messages[0], reply.state, served)
+        except Accepted as accepted:
+            asked.result.served.CopyFrom(accepted.served)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             _refuse([asked.result], to_error(error, _WHAT))
 
@@ -158,7 +162,7 @@ class Delivery:
 
 
 def _check_form(request: delivery_pb2.DeliverMessagesRequest) -> None:
-    levels.check_write(request.write_options)
+    write_levels.check(request.write_options)
     if request.write_options.if_in_state:
         raise validate.bad("write_options.if_in_state", "must be empty: it is of one account")
     if not 1 <= len(request.deliveries) <= limits.DELIVERIES_PER_CALL_MAX:

@@ -1,37 +1,30 @@
-"""How much quorum a call wants, what it is given, and reads at a level.
+"""Reads at a level, and what a call says of its level.
 
-Served now: writes at QUORUM; reads at LOCAL, SESSION and LINEARIZABLE. Others answer
-NOT_IMPLEMENTED: a level is a promise, and never silently lowered.
-
-Defaults, as GetCapabilities tells: QUORUM and SESSION. SESSION without min_state promises no more
-than LOCAL does: a session that has neither written nor read has nothing to see again.
+A level is a promise, and never silently lowered. SESSION without min_state promises no more than
+LOCAL does: a session that has neither written nor read has nothing to see again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailraft.internal.v1 import command_pb2
+from mailraft.node import quorum_reads
 from mailraft.node.interfaces import View
 from mailraft.node.mailstore import queries
 from mailraft.node.mailstore.errors import Refused
-from mailraft.node.shard import Committed, ReadPoint, Replica
-from mailraft.v1 import common_pb2, error_pb2
+from mailraft.node.shard import ReadPoint, Replica
+from mailraft.v1 import cluster_pb2, common_pb2, error_pb2
 from mailraft.wire import errors, tokens
 
 from . import convert
 from .base import Call, Shards
 
-SESSION_WAIT_MS = 200  # for a replica that is behind the session, before the caller tries another
+CATCH_UP_MS = 200  # for a replica that is behind, before the caller tries another
 
-DEFAULT_CONSISTENCY = common_pb2.CONSISTENCY_SESSION
-DEFAULT_ACK = common_pb2.ACK_LEVEL_QUORUM
-CONSISTENCIES = (
-    common_pb2.CONSISTENCY_LINEARIZABLE,
-    common_pb2.CONSISTENCY_SESSION,
-    common_pb2.CONSISTENCY_LOCAL,
-)
-ACK_LEVELS = (common_pb2.ACK_LEVEL_QUORUM,)
+DEFAULT = common_pb2.CONSISTENCY_SESSION
+CONSISTENCIES = tuple(level for level in common_pb2.Consistency.values() if level)
+MAX_STALENESS_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +40,35 @@ class Reading:
 # ---- options -------------------------------------------------------------------------------------
 
 
-def consistency_of(options: common_pb2.ReadOptions) -> common_pb2.Consistency.ValueType:
-    """The level that is asked for, the default filled in."""
-    asked = options.consistency or DEFAULT_CONSISTENCY
-    if asked not in common_pb2.Consistency.values():
+@dataclass(frozen=True, slots=True)
+class ReadLevel:
+    """What a read asks for, the cluster's default filled in."""
+
+    asked: common_pb2.Consistency.ValueType
+    replicas: int = 0
+    max_age_ms: int = 0
+
+
+def default(policy: cluster_pb2.LevelPolicy) -> common_pb2.Consistency.ValueType:
+    return policy.default_consistency or DEFAULT
+
+
+def level_of(shards: Shards, options: common_pb2.ReadOptions) -> ReadLevel:
+    """Raises BAD_FIELD, also for an option of another level."""
+    asked = options.consistency
+    if not asked:
+        asked = DEFAULT if options.min_state else default(shards.policy())
+    if asked not in CONSISTENCIES:
         raise _bad("read_options.consistency", f"{asked} is no level")
     name = common_pb2.Consistency.Name(asked)
-    if asked not in CONSISTENCIES:
-        raise errors.UnimplementedError(f"{name} is not there yet: ask for another level")
-    if options.replicas:
+    if options.replicas and asked != common_pb2.CONSISTENCY_QUORUM:
         raise _bad("read_options.replicas", f"must be 0 with {name}")
-    if options.max_staleness_ms:
+    if asked == common_pb2.CONSISTENCY_BOUNDED:
+        if not 1 <= options.max_staleness_ms <= MAX_STALENESS_MS:
+            raise _bad("read_options.max_staleness_ms", f"1 to {MAX_STALENESS_MS}")
+    elif options.max_staleness_ms:
         raise _bad("read_options.max_staleness_ms", f"must be 0 with {name}")
-    return asked
-
-
-def check_write(options: common_pb2.WriteOptions) -> None:
-    asked = options.ack or DEFAULT_ACK
-    if asked not in common_pb2.AckLevel.values():
-        raise _bad("write_options.ack", f"{asked} is no level")
-    name = common_pb2.AckLevel.Name(asked)
-    if asked not in ACK_LEVELS:
-        raise errors.UnimplementedError(f"{name} is not there yet: ask for another level")
-    if options.replicas:
-        raise _bad("write_options.replicas", f"must be 0 with {name}")
+    return ReadLevel(asked, options.replicas, options.max_staleness_ms)
 
 
 def if_in_state(options: common_pb2.WriteOptions) -> command_pb2.AccountState | None:
@@ -90,52 +88,69 @@ async def read(
     """The account at the level that is asked for. Raises REPLICA_NOT_FOUND, NOT_LEADER,
     REPLICA_LAGGING, STATE_TOO_OLD and ACCOUNT_NOT_FOUND.
     """
-    asked = consistency_of(options)
+    level = level_of(shards, options)
     wanted = _state("read_options.min_state", options.min_state) if options.min_state else None
     replica = _replica(shards, account_id, options.require_replica)
-    point = await replica.read(asked, deadline_s=call.deadline_s)
+    point = await at(shards, replica, level, call)
     if wanted is not None and not _reached(point, account_id, wanted):
-        point = await _wait_for(shards, replica, account_id, wanted, asked, call)
+        point = await _wait_for(shards, replica, account_id, wanted, point, call)
     state = queries.account_state(point.view, account_id)
     return Reading(
         replica,
         point.view,
         convert.state_token(state),
-        served_read(shards, replica, point, asked),
+        served_read(shards, replica, point),
     )
+
+
+async def at(shards: Shards, replica: Replica, level: ReadLevel, call: Call) -> ReadPoint:
+    """A replica at the level that is asked for. Raises as Replica.read, and QUORUM_UNAVAILABLE."""
+    if level.asked == common_pb2.CONSISTENCY_QUORUM:
+        return await _at_freshest(shards, replica, level.replicas, call)
+    return await replica.read(level.asked, deadline_s=call.deadline_s, max_age_ms=level.max_age_ms)
+
+
+async def _at_freshest(shards: Shards, replica: Replica, count: int, call: Call) -> ReadPoint:
+    """The replica, once it has applied what any of `count` had (0: a majority of the voters)."""
+    own = shards.position(replica.group)
+    if own is None:
+        raise replica.lagging("it does not run")
+    count = count or len(own.voters) // 2 + 1
+    if count > len(own.voters):
+        raise _bad("read_options.replicas", f"the shard has {len(own.voters)} voters")
+    positions = [own, *await shards.other_positions(own, replica.group, count - 1)]
+    if len(positions) < count:
+        raise errors.QuorumUnavailableError(
+            f"{len(positions)} of {count} replicas of shard {replica.group} answer",
+            detail=error_pb2.QuorumUnavailable(
+                shard=replica.group, needed=count, reachable=len(positions)
+            ),
+        )
+    best = quorum_reads.freshest(positions)
+    deadline_s = min(call.deadline_s, shards.now_s() + CATCH_UP_MS / 1000)
+    while replica.applied_index < best.applied_index:
+        if not await replica.wait_applied(deadline_s=deadline_s):
+            raise replica.lagging("another has applied more", best.replica)
+    point = await replica.read(common_pb2.CONSISTENCY_QUORUM, deadline_s=call.deadline_s)
+    complete = quorum_reads.covers(positions, point.index)
+    return replace(point, complete=complete, replicas=count)
 
 
 def served_read(
     shards: Shards,
     replica: Replica,
     point: ReadPoint,
-    asked: common_pb2.Consistency.ValueType,
 ) -> common_pb2.Served:
     return common_pb2.Served(
-        consistency_asked=asked,
-        consistency_met=asked,
+        consistency_asked=point.consistency_met,
+        consistency_met=point.consistency_met,
         shard=replica.group,
         replica_id=replica.replica,
         node=shards.node_name,
         index=point.index,
         age_ms=point.age_ms,
-        complete=True,
-        map_epoch=shards.cluster.epoch,
-    )
-
-
-def served_write(shards: Shards, replica: Replica, committed: Committed) -> common_pb2.Served:
-    """Of a committed command. `replicas` is 0: nobody counts beyond the majority."""
-    return common_pb2.Served(
-        ack_asked=DEFAULT_ACK,
-        ack_met=DEFAULT_ACK,
-        level_met=common_pb2.LEVEL_MET_YES,
-        committed=True,
-        shard=replica.group,
-        replica_id=replica.replica,
-        node=shards.node_name,
-        index=committed.index,
-        complete=True,
+        complete=point.complete,
+        replicas=point.replicas,
         map_epoch=shards.cluster.epoch,
     )
 
@@ -167,31 +182,25 @@ async def _wait_for(
     replica: Replica,
     account_id: str,
     wanted: tokens.State,
-    asked: common_pb2.Consistency.ValueType,
+    point: ReadPoint,
     call: Call,
 ) -> ReadPoint:
     # A linearizable view has every state that was ever told: one that is not in it is not of here.
-    if asked == common_pb2.CONSISTENCY_LINEARIZABLE:
+    if point.consistency_met == common_pb2.CONSISTENCY_LINEARIZABLE:
         raise _too_old()
-    deadline_s = min(call.deadline_s, shards.now_s() + SESSION_WAIT_MS / 1000)
+    deadline_s = min(call.deadline_s, shards.now_s() + CATCH_UP_MS / 1000)
     while await replica.wait_applied(deadline_s=deadline_s):
-        point = await replica.read(asked, deadline_s=call.deadline_s)
+        point = replace(point, view=replica.view, index=replica.applied_index)
         if _reached(point, account_id, wanted):
             return point
     if replica.leadership.leading:  # nobody is ahead of it: with a quorum it can tell for certain
-        point = await replica.read(common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s)
-        if _reached(point, account_id, wanted):
-            return point
+        certain = await replica.read(
+            common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s
+        )
+        if _reached(certain, account_id, wanted):
+            return replace(certain, consistency_met=point.consistency_met)
         raise _too_old()
-    raise errors.ReplicaLaggingError(
-        "this replica has not seen min_state yet",
-        detail=error_pb2.ReplicaLagging(
-            shard=replica.group,
-            replica_id=replica.replica,
-            applied_index=replica.applied_index,
-            age_ms=replica.age_ms(),
-        ),
-    )
+    raise replica.lagging("it has not seen min_state yet")
 
 
 def _reached(point: ReadPoint, account_id: str, wanted: tokens.State) -> bool:

@@ -26,6 +26,7 @@ from .mime_fields import (
     split_value,
     text_of,
 )
+from .pieces import Pieces
 
 PARTS_MAX = 1_000
 LEVELS_MAX = 32
@@ -37,8 +38,12 @@ _HEADER = re.compile(
     rb"(?:From [^\r\n]*+(?:\r\n|[\r\n]|\Z))?"
     rb"(?:(?:[!-9;-~]*+[ \t]*+:|[ \t])[^\r\n]*+(?:\r\n|[\r\n]|\Z))*+"
 )
+# What may be the beginning of another field, or of the empty line.
+_UNDECIDED = re.compile(rb"[!-9;-~]*+[ \t]*+|\r")
 _LINE_END = re.compile(rb"\r\n|[\r\n]")
 _BLANKS = b" \t"
+# In which the end of a header is sought. One that is longer ends with the last.
+_HEADER_WINDOWS_BYTES = (4 * 1024, 64 * 1024, 2 * 1024 * 1024)
 _ENCODINGS_IN_PLACE = ("7bit", "8bit", "binary")
 
 
@@ -50,6 +55,11 @@ class Structure:
 
 def parse(raw: bytes) -> Structure:
     """The message itself, its header being the root's."""
+    return parse_pieces(Pieces.of(raw))
+
+
+def parse_pieces(raw: Pieces) -> Structure:
+    """As parse, of a message too large for memory; each level within reads its bytes again."""
     parser = _Parser(raw)
     root = blob_pb2.BodyPart()
     parser.message(root, 0, len(raw), "", 1)
@@ -57,7 +67,7 @@ def parse(raw: bytes) -> Structure:
 
 
 class _Parser:
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: Pieces) -> None:
         self._raw = raw
         self._parts = 0
         self._text_bytes = 0
@@ -92,12 +102,12 @@ class _Parser:
         part.header_offset_bytes, part.header_size_bytes = start, body - start
         part.body_offset_bytes, part.body_size_bytes = body, end - body
         if part.type == "text" or (part.type, part.subtype) == ("message", "rfc822"):
-            part.body_lines = self._lines(body, end)
+            part.body_lines = self._raw.lines(body, end)
         holds_message = part.type == "message" and part.subtype in ("rfc822", "global")
         if holds_message and part.encoding in _ENCODINGS_IN_PLACE and self._room(level):
             inner = part.parts.add()
             self.message(inner, body, end, f"{part_id}.", level + 1)
-            header = self._raw[body : min(end, body + HEADER_MAX_BYTES + 1)]
+            header = self._raw.slice(body, min(end, body + HEADER_MAX_BYTES + 1))
             inner.envelope.CopyFrom(derive(header).envelope)
             self._text_bytes += inner.envelope.ByteSize()
 
@@ -132,7 +142,7 @@ class _Parser:
         at = raw.find(delimiter, begin, end)
         while at >= 0:
             after = at + len(delimiter)
-            closes = raw.startswith(b"--", after, end)
+            closes = raw.slice(after, min(after + 2, end)) == b"--"
             line_end = self._delimits(at, after + 2 if closes else after, begin, end)
             if line_end >= 0:
                 if 0 <= first < at:  # two lines in a row are one
@@ -147,26 +157,19 @@ class _Parser:
     def _delimits(self, at: int, after: int, begin: int, end: int) -> int:
         """Where the line behind a delimiter begins; -1 if it is none: it fills its whole line."""
         raw = self._raw
-        if at > begin and raw[at - 1] not in b"\r\n":
+        if at > begin and raw.byte(at - 1) not in b"\r\n":
             return -1
-        while after < end and raw[after] in _BLANKS:
+        while after < end and raw.byte(after) in _BLANKS:
             after += 1
         if after == end:
             return end
-        line_end = _LINE_END.match(raw, after, end)
-        return -1 if line_end is None else line_end.end()
+        line_end = _LINE_END.match(raw.slice(after, min(after + 2, end)))
+        return -1 if line_end is None else after + line_end.end()
 
     def _before_line_end(self, first: int, at: int) -> int:
-        if at > first and self._raw[at - 1] == 0x0A:
+        if at > first and self._raw.byte(at - 1) == 0x0A:
             at -= 1
-            return at - 1 if at > first and self._raw[at - 1] == 0x0D else at
-        return at - 1 if at > first and self._raw[at - 1] == 0x0D else at
-
-    def _lines(self, begin: int, end: int) -> int:
-        raw = self._raw
-        crlf = raw.count(b"\r\n", begin, end)
-        lines = raw.count(b"\n", begin, end) + raw.count(b"\r", begin, end) - crlf
-        return lines + (begin < end and raw[end - 1] not in b"\r\n")
+        return at - 1 if at > first and self._raw.byte(at - 1) == 0x0D else at
 
     # ---- the header of a part
 
@@ -174,14 +177,9 @@ class _Parser:
         self, part: blob_pb2.BodyPart, start: int, end: int, default: tuple[str, str]
     ) -> int:
         """Reads the fields; where the body begins, behind the empty line."""
-        match = _HEADER.match(self._raw, start, end)
-        assert match is not None  # it matches nothing, too
-        after = match.end()
-        body = after
-        blank = _LINE_END.match(self._raw, after, end)
-        if blank is not None:
-            body = blank.end()
-        fields, cut = header_fields(self._raw[start : min(after, start + HEADER_MAX_BYTES + 1)])
+        header, blank = self._header_block(start, end)
+        body = start + len(header) + blank
+        fields, cut = header_fields(header[: HEADER_MAX_BYTES + 1])
         self.truncated |= cut
         part.type, part.subtype = default
         part.encoding, self._boundary = "7bit", b""
@@ -191,6 +189,21 @@ class _Parser:
         if plain and all(each.name != "charset" for each in part.parameters):
             part.parameters.add(name="charset", value="us-ascii")  # RFC 2045 section 5.2
         return body
+
+    def _header_block(self, start: int, end: int) -> tuple[bytes, int]:
+        """The lines of the fields, and how long the empty line behind them is."""
+        window, after = b"", 0
+        for size in _HEADER_WINDOWS_BYTES:
+            window = self._raw.slice(start, min(end, start + size))
+            match = _HEADER.match(window)
+            assert match is not None  # it matches nothing, too
+            after = match.end()
+            if start + len(window) == end or not _UNDECIDED.fullmatch(window, after):
+                break
+        else:
+            self.truncated = True
+        blank = _LINE_END.match(window, after)
+        return window[:after], 0 if blank is None else blank.end() - after
 
     def _field(self, part: blob_pb2.BodyPart, name: bytes, value: bytes) -> None:
         match name:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mailraft.internal.v1 import command_pb2
-from mailraft.node.shard import Committed, Replica
+from mailraft.node.proposals import Committed
+from mailraft.node.shard import Replica
 from mailraft.v1 import common_pb2, error_pb2
 from mailraft.wire import errors
 
-from . import convert, levels
-from .base import Call, Shards
+from . import convert, write_levels
+from .base import Accepted, Call, Shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,37 @@ async def mutate(
     command: command_pb2.Command,
     call: Call,
     packed: Sequence[bytes] = (),
+    *,
+    options: common_pb2.WriteOptions,
 ) -> Done:
-    """Has the command committed in the account's shard; raises what the shard says no with."""
+    """Has the command committed in the account's shard, and waits for its level.
+
+    Raises what the shard says no with, and Accepted.
+    """
     replica = shards.replica_for_account(account_id)
-    committed = await propose(shards, replica, command, call, packed)
+    reply, served = await write(shards, replica, command, call, packed, options)
+    return Done(reply, convert.state_token(reply.state), served)
+
+
+async def write(
+    shards: Shards,
+    replica: Replica,
+    command: command_pb2.Command,
+    call: Call,
+    packed: Sequence[bytes],
+    options: common_pb2.WriteOptions,
+) -> tuple[command_pb2.Reply, common_pb2.Served]:
+    """As mutate, in a replica that is known."""
+    level = write_levels.level_of(shards, options)
+    level.check(replica)
+    accepted = level.accepted and not _tells_what_remains(command)
+    committed = await propose(shards, replica, command, call, packed, accepted=accepted)
+    if committed is None:
+        raise Accepted(write_levels.served_accepted(shards, replica))
     reply = reply_of(committed)
     if reply.WhichOneof("outcome") == "refusal":
         raise convert.refusal(reply.refusal)
-    state = convert.state_token(reply.state)
-    return Done(reply, state, levels.served_write(shards, replica, committed))
+    return reply, await level.reached(shards, replica, committed, call)
 
 
 async def propose(
@@ -46,14 +69,26 @@ async def propose(
     replica: Replica,
     command: command_pb2.Command,
     call: Call,
-    packed: Sequence[bytes],
-) -> Committed:
-    command.time_ms = shards.wall_ms()
+    packed: Sequence[bytes] = (),
+    *,
+    accepted: bool = False,
+) -> Committed | None:
+    """Has the command committed; None if it is only `accepted`."""
+    command.time_ms = shards.stamp_ms()
     try:
+        if accepted:
+            await replica.accept(command, packed, deadline_s=call.deadline_s)
+            return None
         return await replica.propose(command, packed, deadline_s=call.deadline_s)
     except errors.CommitUnknownError as error:
         error.detail = error_pb2.CommitUnknown(shard=replica.group, request_id=command.request_id)
         raise
+
+
+def _tells_what_remains(command: command_pb2.Command) -> bool:
+    """Whether its caller needs the reply to go on: UIDs may be more than one command takes."""
+    chosen = getattr(getattr(command, command.WhichOneof("action") or ""), "messages", None)
+    return isinstance(chosen, command_pb2.Selection) and chosen.HasField("uids")
 
 
 def reply_of(committed: Committed) -> command_pb2.Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,12 +26,9 @@ from .messages import Messages
 from .moves import Moves
 from .search import Search
 from .threads import Threads
+from .waiting import WaitCommitted
 from .watch import Watch
 from .watch_shard import WatchShard
-
-_LATER = {
-    "WaitCommitted": "planned with the level ACCEPTED",
-}
 
 
 def services_of(shards: Shards, maps: Maps, version: str, stopping: asyncio.Event) -> list[Service]:
@@ -48,13 +46,16 @@ async def register(
     maps: Maps,
     version: str,
     stopping: asyncio.Event | None = None,
+    *,
+    extra: Sequence[Service] = (),
 ) -> health.aio.HealthServicer:
     """Adds the services of mailraft.v1, health and reflection; to be awaited before server.start().
 
     The health servicer is for who knows about readiness: each service starts as SERVING here.
     stopping: set before server.stop(), it ends the streams that have no end of their own.
+    extra: services of the composition root.
     """
-    services = services_of(shards, maps, version, stopping or asyncio.Event())
+    services = [*services_of(shards, maps, version, stopping or asyncio.Event()), *extra]
     handlers = [generic_handler(service, shards) for service in services]
     server.add_generic_rpc_handlers(tuple(handlers))
     names = [service.descriptor.full_name for service in services]
@@ -90,8 +91,8 @@ def _message_service(shards: Shards, stopping: asyncio.Event) -> Service:
             "BatchGetThreads": Threads(shards).BatchGetThreads,
             "ListChanges": changes.ListChanges,
             "ListMailboxChanges": changes.ListMailboxChanges,
+            "WaitCommitted": WaitCommitted(shards).WaitCommitted,
         },
         streams={"WatchShard": WatchShard(shards, stopping).WatchShard},
         duplex={"Watch": Watch(shards, stopping).Watch},
-        later=_LATER,
     )

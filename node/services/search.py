@@ -1,7 +1,12 @@
-"""SearchMessages. Each page is read in one go, in bounded work (mailstore/search.py)."""
+"""SearchMessages. Each page is read in one go, in bounded work (mailstore/search.py).
+
+Where the text decides, those that nothing else rules out are read afterwards, one by one: so many
+of them, so many bytes and so long as a page may take, and the next page goes on behind the last.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, MutableSequence, Sequence
 
 from mailraft.internal.v1 import record_pb2
@@ -10,9 +15,16 @@ from mailraft.node.mailstore import filters, queries, search
 from mailraft.v1 import message_pb2, search_pb2
 from mailraft.wire import errors, tokens
 
-from . import convert, levels, validate
+from . import blob_source, convert, levels, message_text, validate
 from .base import REPLY_MAX_BYTES, Call, Shards
 
+# Messages that one page reads, and their bytes: about 200 ms of a thread.
+TEXTS_MAX = 100
+TEXTS_MAX_BYTES = 4 * 1024 * 1024
+# Of a call's time, what is left for the reply.
+REPLY_S = 0.5
+
+_Show = Callable[[record_pb2.MessageRecord], message_pb2.Message]
 _NEWEST_FIRST: search.SortKey = (search.Property.RECEIVED, True)
 
 
@@ -41,12 +53,14 @@ class Search:
         mailbox = validate.mailbox_id(request.mailbox_id) if request.mailbox_id else 0
         if mailbox:
             queries.mailbox(at.view, request.account_id, mailbox)
+        test, reads_text = compiled(at.view, request.account_id, mailbox, asked)
+        page_size = validate.page_size(request.page_size)
         query = search.Query(
             account_id=request.account_id,
             mailbox=mailbox or _mailbox_of(at.view, request.account_id, asked),
-            test=compiled(at.view, request.account_id, mailbox, asked),
+            test=test,
             sort=sort,
-            count=validate.page_size(request.page_size),
+            count=TEXTS_MAX if reads_text else page_size,
         )
         try:
             found = search.search(at.view, query, position)
@@ -55,12 +69,55 @@ class Search:
         response = search_pb2.SearchMessagesResponse(
             state=at.state, served=at.served, examined_messages=found.examined
         )
-        following = _show(
-            found, convert.Messages(at.view, request.account_id, shown).show, response.messages
-        )
+        show: _Show = convert.Messages(at.view, request.account_id, shown).show
+        if reads_text:
+            found, show = await self._by_text(at, query, found, show, page_size, call)
+        following = _show(found, show, response.messages)
         if following:
             response.next_page_token = tokens.page_token(bound, following)
         return response
+
+    async def _by_text(
+        self,
+        at: levels.Reading,
+        query: search.Query,
+        found: search.Found,
+        show: _Show,
+        page_size: int,
+        call: Call,
+    ) -> tuple[search.Found, _Show]:
+        """What matches of what was found, as far as this page gets. Raises BLOB_CORRUPT."""
+        # The view is good until the first await: what needs it comes before.
+        shown = {record.message: show(record) for record in found.messages}
+        rows = {
+            record.message: queries.body_of_message(at.view, query.account_id, record.message)
+            for record in found.messages
+            if query.test(filters.Candidate(record)) is None
+        }
+        messages: list[record_pb2.MessageRecord] = []
+        positions: list[bytes] = []
+        left_bytes, last = TEXTS_MAX_BYTES, b""
+        until_s = call.deadline_s - REPLY_S
+        for record, position in zip(found.messages, found.positions, strict=True):
+            late = left_bytes <= 0 or self._shards.now_s() > until_s
+            if last and (late or len(messages) == page_size):
+                return search.Found(messages, positions, found.examined, last), _of(shown)
+            matches: bool | None = True
+            if record.message in rows:
+                row = blob_source.bodies_of(rows[record.message])[0]
+                left_bytes -= min(row.size_bytes, message_text.MESSAGE_MAX_BYTES)
+                raw = await blob_source.opened(self._shards, at.replica, row)
+                text = await asyncio.to_thread(message_text.text_of, raw)
+                matches = query.test(filters.Candidate(record, text))
+            if matches:
+                messages.append(record)
+                positions.append(position)
+            last = position
+        return search.Found(messages, positions, found.examined, found.following), _of(shown)
+
+
+def _of(shown: dict[int, message_pb2.Message]) -> _Show:
+    return lambda record: shown[record.message]
 
 
 def compiled(
@@ -70,15 +127,19 @@ def compiled(
     asked: search_pb2.MessageFilter | None,
     *,
     own_record: bool = False,
-) -> filters.Test:
-    """The conditions as one function; without any, everything matches."""
+) -> tuple[filters.Test, bool]:
+    """The conditions as one function; without any, everything matches. And whether it reads text:
+    then it may answer that it does not know.
+    """
     if asked is None:
-        return lambda _: True
+        return lambda _: True, False
 
     def check(number: int, uid_validity: int) -> None:
         queries.check_uid_validity(queries.mailbox(view, account_id, number), uid_validity)
 
-    return filters.Compiler(mailbox, check, own_record=own_record).compile(asked)
+    compiler = filters.Compiler(mailbox, check, own_record=own_record)
+    test = compiler.compile(asked)
+    return test, compiler.reads_text
 
 
 def _sort(asked: Sequence[search_pb2.SortKey]) -> list[search.SortKey]:
@@ -108,7 +169,7 @@ def _mailbox_of(view: View, account_id: str, asked: search_pb2.MessageFilter | N
 
 def _show(
     found: search.Found,
-    show: Callable[[record_pb2.MessageRecord], message_pb2.Message],
+    show: _Show,
     into: MutableSequence[message_pb2.Message],
 ) -> bytes:
     """Fills a reply up to its limit; where the next page goes on, empty: nowhere."""

@@ -7,14 +7,16 @@ from collections import OrderedDict
 
 from mailraft.node.mailstore import queries
 from mailraft.v1 import blob_pb2
-from mailraft.wire import tokens
+from mailraft.wire import errors, tokens
 
 from . import blob_source, levels, mime, validate
 from .base import Call, Shards
 from .content import INLINE_MAX_BYTES
+from .pieces import Pieces
 
 CACHE_MAX_BYTES = 8 * 1024 * 1024
 _ENTRY_BYTES = 200  # of the cache itself, about
+READ_TIMEOUT_S = 10.0  # of one part, by a loop that is busy
 
 _Key = tuple[int, int, int]  # group, log index, ordinal: a body's, whose bytes never change
 
@@ -46,23 +48,43 @@ class Structures:
 
     async def _computed(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
         """Of a GetStructureResponse, the part that the bytes alone tell."""
-        if row.parts:  # one at a time: it takes memory for all the bytes
+        if row.parts:  # one at a time: it reads the bytes again for each level within
             async with self._large:
-                return await self._of_all(at, row)
-        return await self._of_all(at, row)
-
-    async def _of_all(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
-        found = blob_source.pieces(self._shards, at.replica, row, 0, row.size_bytes)
-        raw = b"".join([piece async for piece in found])
-
-        def compute() -> bytes:
-            structure = mime.parse(raw)
-            told = blob_pb2.GetStructureResponse(root=structure.root, truncated=structure.truncated)
-            return told.SerializeToString()
-
+                return await self._of_parts(at, row)
+        raw = await blob_source.opened(self._shards, at.replica, row)
         if row.size_bytes <= INLINE_MAX_BYTES:
-            return compute()
-        return await asyncio.to_thread(compute)
+            return _told(mime.parse(raw))
+        return _told(await asyncio.to_thread(mime.parse, raw))
+
+    async def _of_parts(self, at: levels.Reading, row: queries.BodyRow) -> bytes:
+        """In a thread, that has a part or two in memory. The store is read in the loop's."""
+        loop = asyncio.get_running_loop()
+        wanted = True
+
+        async def stored(part: queries.BodyRow) -> bytes:
+            if not wanted:
+                raise asyncio.CancelledError
+            return blob_source.packed(self._shards, at.replica, part)
+
+        def opened(number: int) -> bytes:
+            part = row.parts[number]
+            reading = asyncio.run_coroutine_threadsafe(stored(part), loop)
+            try:
+                packed = reading.result(READ_TIMEOUT_S)
+            except TimeoutError:
+                raise errors.OverloadedError("no time to read a large message") from None
+            return blob_source.raw(at.replica, part, packed)
+
+        pieces = Pieces([part.size_bytes for part in row.parts], opened)
+        try:
+            return _told(await asyncio.to_thread(mime.parse_pieces, pieces))
+        finally:
+            wanted = False
+
+
+def _told(structure: mime.Structure) -> bytes:
+    told = blob_pb2.GetStructureResponse(root=structure.root, truncated=structure.truncated)
+    return told.SerializeToString()
 
 
 class _Cache:

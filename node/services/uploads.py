@@ -14,11 +14,12 @@ import google_crc32c
 
 from mailraft.internal.v1 import command_pb2
 from mailraft.node.mailstore import queries
-from mailraft.node.shard import Committed, Replica
+from mailraft.node.proposals import Committed
+from mailraft.node.shard import Replica
 from mailraft.v1 import blob_pb2, error_pb2
 from mailraft.wire import bodies, errors, limits, tokens
 
-from . import blob_source, convert, levels, mutations, validate
+from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
 
 UPLOADS_AT_ONCE_MAX = 16  # of a node
@@ -57,6 +58,7 @@ class _Upload:
 
     def __init__(self, shards: Shards, replica: Replica, header: blob_pb2.UploadHeader) -> None:
         self._shards, self._replica, self._header = shards, replica, header
+        self._level = write_levels.level_of(shards, header.write_options)
         self._hash = hashlib.sha256()
         self._sent_bytes = 0  # in the log so far
         self._chunks: list[bytes] = []  # that are not
@@ -66,6 +68,7 @@ class _Upload:
         self, requests: AsyncIterator[blob_pb2.UploadBlobRequest]
     ) -> blob_pb2.UploadBlobResponse:
         header = self._header
+        self._level.check(self._replica)
         begin = command_pb2.BeginUpload(
             account_id=header.account_id, size_bytes=header.size_bytes, sha256=header.sha256
         )
@@ -74,9 +77,10 @@ class _Upload:
             await self._resume(outcome.offset_bytes)
             committed, outcome = await self._take(requests)
         reply = mutations.reply_of(committed)
+        call = Call(self._shards.now_s() + PART_DEADLINE_S)
         return blob_pb2.UploadBlobResponse(
             state=convert.state_token(reply.state),
-            served=levels.served_write(self._shards, self._replica, committed),
+            served=await self._level.reached(self._shards, self._replica, committed, call),
             blob_id=tokens.blob_id(outcome.blob.index, outcome.blob.ordinal),
             size_bytes=header.size_bytes,
             expires_time_ms=outcome.expires_ms,
@@ -142,6 +146,7 @@ class _Upload:
         command.request_id = self._header.request_id
         call = Call(self._shards.now_s() + PART_DEADLINE_S)
         committed = await mutations.propose(self._shards, self._replica, command, call, packed)
+        assert committed is not None
         reply = mutations.reply_of(committed)
         if reply.WhichOneof("outcome") == "refusal":
             raise convert.refusal(reply.refusal)
@@ -151,7 +156,7 @@ class _Upload:
 def _check_form(header: blob_pb2.UploadHeader) -> None:
     validate.account_id(header.account_id)
     validate.request_id(header.request_id)
-    levels.check_write(header.write_options)
+    write_levels.check(header.write_options)
     if header.write_options.if_in_state:
         raise validate.bad("write_options.if_in_state", "must be empty: an upload changes no state")
     if not header.size_bytes:

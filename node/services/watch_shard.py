@@ -43,9 +43,9 @@ class WatchShard:
         """Raises SHARD_NOT_FOUND, STATE_TOO_OLD; SHUTTING_DOWN when this replica ends."""
         if request.read_options.min_state:
             raise validate.bad("read_options.min_state", "must be empty: it is of one account")
-        level = levels.consistency_of(request.read_options)
+        level = levels.level_of(self._shards, request.read_options)
         replica = self._replica(request.shard, request.read_options.require_replica)
-        point = await replica.read(level, deadline_s=call.deadline_s)
+        point = await levels.at(self._shards, replica, level, call)
         since_ms = _opened(request) if request.cursor else changes_shard.clock_ms(point.view)
         changes_shard.check_time(point.view, since_ms)
         touched = _Touched(everything=bool(request.cursor))

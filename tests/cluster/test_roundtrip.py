@@ -17,7 +17,7 @@ from mailraft.client import AsyncClient
 from mailraft.cluster.corpus import default_path
 from mailraft.cluster.local import LocalCluster
 from mailraft.cluster.mail_sources import Source
-from mailraft.wire.limits import MESSAGE_MAX_BYTES
+from mailraft.wire.limits import UPLOAD_MAX_BYTES
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(900)]
 
@@ -73,7 +73,7 @@ async def test_what_goes_out_and_in_again_is_the_same(
     """Every message of the corpus: imported, exported as mbox and as Maildir, and each imported
     again, has the bytes that it had in its file, and their order. What is skipped is told.
     """
-    records = list(Source(CORPUS, MESSAGE_MAX_BYTES))
+    records = list(Source(CORPUS, UPLOAD_MAX_BYTES))
     expected = [hashlib.sha256(each.raw).hexdigest() for each in records if not each.problem]
     problems = [each for each in records if each.problem]
     mail = Commands(cluster)

@@ -21,6 +21,7 @@ LEVELS = os.environ.get("MAILRAFT_CONTRACT_LEVELS", "machine node").split()
 _FEED = "the feed as it is kept: callers are told each object once (test_on_node)"
 _FORM = "a form that services refuse before the machine is asked: empty, or twice the same"
 _BELOW = "looks below what a Driver shows: steps, paths, queries or how many bodies are kept"
+_PARTS = "parts one by one: to callers an upload is one stream (test_services_upload)"
 MACHINE_ONLY = {
     **dict.fromkeys(
         (
@@ -69,6 +70,17 @@ MACHINE_ONLY = {
             "test_what_cannot_come_back_is_freed",
         ),
         _BELOW,
+    ),
+    **dict.fromkeys(
+        (
+            "test_a_dropped_upload_leaves_nothing",
+            "test_a_message_keeps_all_its_parts",
+            "test_a_part_goes_where_it_belongs",
+            "test_a_request_is_of_one_upload",
+            "test_an_upload_that_nobody_names_goes",
+            "test_the_quota_holds_for_uploads",
+        ),
+        _PARTS,
     ),
 }
 

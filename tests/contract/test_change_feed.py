@@ -15,7 +15,13 @@ from dict_view import DictView
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import Entry, EntryKind, Proposal
-from mailraft.node.mailstore import changes, changes_mailbox, queries, thread_queries
+from mailraft.node.mailstore import (
+    changes,
+    changes_mailbox,
+    chores,
+    queries,
+    thread_queries,
+)
 from mailraft.node.mailstore.account_change import prefix_of
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.mailstore.machine import MailStateMachine
@@ -218,6 +224,53 @@ def test_a_copy_and_its_changes_are_what_is_there(
     copy.refresh(store)
     assert copy.objects == store.objects()
     assert copy.place == changes.Place(store.modseq)
+
+
+def memberships(store: Store) -> dict[int, set[int]]:
+    """Message -> the mailboxes that it is in, as readers see it."""
+    numbers = store.numbers()
+    pages = (numbers[at : at + 1000] for at in range(0, len(numbers), 1000))
+    records = (each for page in pages for each in queries.messages(store.view, ACCOUNT, page)[0])
+    return {each.message: {place.mailbox for place in each.memberships} for each in records}
+
+
+def test_a_destroyed_mailbox_takes_its_memberships_along() -> None:
+    """A large mailbox that is deleted: whoever drops the memberships of a mailbox that is told as
+    destroyed has what is there at once, and after each step that clears it.
+    """
+    store = Store()
+    made = command_pb2.CreateMailbox(account_id=ACCOUNT, name="large")
+    mailbox = store.run(command_pb2.Command(create_mailbox=made)).mailbox.mailbox
+    for thread in range(7):
+        store.append(300, mailbox, thread)
+    numbers = store.numbers()
+    both = command_pb2.CopyMessages(
+        account_id=ACCOUNT,
+        messages=command_pb2.Selection(messages=[numbers[0], numbers[-1]]),
+        target=command_pb2.Target(mailbox=1),
+    )
+    store.run(command_pb2.Command(copy_messages=both))
+    place, copy = changes.Place(store.modseq), memberships(store)
+    assert len(copy) == 2100
+    command = command_pb2.Command(
+        delete_mailbox=command_pb2.DeleteMailbox(account_id=ACCOUNT, mailbox=mailbox, force=True)
+    )
+    for steps_left in (2, 1, 0):
+        store.run(command)
+        found = changes.changes(store.view, ACCOUNT, place, None, 10_000)
+        place = found.place
+        there = memberships(store)
+        for number in found.kinds.get(MAILBOX, changes.Changed()).destroyed:
+            copy = {message: places - {number} for message, places in copy.items()}
+            copy = {message: places for message, places in copy.items() if places}
+        told = found.kinds.get(MESSAGE, changes.Changed())
+        for message in told.destroyed:
+            copy.pop(message, None)
+        copy.update({message: there[message] for message in told.updated if message in there})
+        assert copy == there == {numbers[0]: {1}, numbers[-1]: {1}}
+        due = list(chores.due_commands(store.view, START_MS + store.index + 1, 1))
+        assert len(due) == (steps_left > 0)
+        command = due[0] if due else command
 
 
 @settings(max_examples=150, deadline=None)

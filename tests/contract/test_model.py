@@ -14,6 +14,7 @@ from mailbox_driver import (
     START_MS,
     AccountSeen,
     Append,
+    BeginUpload,
     Call,
     Copy,
     CreateAccount,
@@ -24,6 +25,7 @@ from mailbox_driver import (
     Delivered,
     Done,
     Driver,
+    DropUpload,
     Expunge,
     Item,
     MailboxSeen,
@@ -36,9 +38,12 @@ from mailbox_driver import (
     Undelete,
     UpdateMailbox,
     UpdateMemberships,
+    Upload,
+    UploadPart,
     Which,
     request_id,
 )
+from upload_model import PART_MIN_BYTES
 
 # What is there comes often, so that most calls do something.
 ACCOUNTS = st.sampled_from(["ann"] * 8 + ["bob", "nobody"])
@@ -55,6 +60,19 @@ SINCE = st.one_of(st.none(), st.integers(0, 9))
 ITEMS = st.lists(
     st.builds(Item, raw=RAW, mailboxes=BOXES, keywords=WORDS), min_size=1, max_size=3
 ).map(tuple)
+LARGE = bytes(PART_MIN_BYTES) + b"tail"  # the least that is of two parts
+UPLOADED = st.sampled_from([LARGE, LARGE, b"up", b"other"])
+UPLOADS = st.integers(41, 44).map(request_id)
+PARTS = st.sampled_from(
+    [
+        (0, LARGE[:PART_MIN_BYTES]),
+        (PART_MIN_BYTES, LARGE[PART_MIN_BYTES:]),
+        (0, b"up"),
+        (0, b"other"),
+        (1, b"x"),
+    ]
+)
+_OF_UPLOADS = BeginUpload | UploadPart | DropUpload | Upload
 WINDOW_MS = 7 * DAY_MS
 TOGETHER_MAX = 4
 
@@ -70,6 +88,7 @@ class MailMachine(RuleBasedStateMachine):
         self.remembered: dict[tuple[bytes, str], tuple[object, Outcome]] = {}
         self.contents: dict[tuple[str, int, int], tuple[str, bytes]] = {}
         self.uid_next: dict[tuple[str, int], int] = {}
+        self.uploaded: list[str] = []  # every blob that an upload ever became
         self.mail.at(START_MS)
 
     def make(self) -> Driver:
@@ -215,6 +234,29 @@ class MailMachine(RuleBasedStateMachine):
         since_ms = START_MS + hours * DAY_MS // 24
         self.call(Undelete(account, mailbox=box, since_ms=since_ms))
 
+    @rule(account=ACCOUNTS, raw=UPLOADED, request=UPLOADS, whole=st.booleans())
+    def upload(self, account: str, raw: bytes, request: bytes, whole: bool) -> None:
+        self.call(BeginUpload(account, raw, request))
+        if whole:
+            for offset in range(0, len(raw), PART_MIN_BYTES):
+                data = raw[offset : offset + PART_MIN_BYTES]
+                self.call(UploadPart(account, offset, data, request))
+
+    @rule(account=ACCOUNTS, part=PARTS, request=UPLOADS)
+    def upload_part(self, account: str, part: tuple[int, bytes], request: bytes) -> None:
+        self.call(UploadPart(account, *part, request))
+
+    @rule(account=ACCOUNTS, request=UPLOADS)
+    def drop_upload(self, account: str, request: bytes) -> None:
+        self.call(DropUpload(account, request))
+
+    @rule(account=ACCOUNTS, which=st.integers(0, 9), boxes=BOXES, request=REQUESTS)
+    def append_uploaded(
+        self, account: str, which: int, boxes: tuple[str, ...], request: bytes
+    ) -> None:
+        for blob in self.uploaded[-1 - which :][:1]:
+            self.call(Append(account, (Item(blob=blob, mailboxes=boxes),), request))
+
     @rule(again=st.integers(0, 30))
     def retry(self, again: int) -> None:
         if self.pending:
@@ -257,6 +299,8 @@ class MailMachine(RuleBasedStateMachine):
         call: Call,
         to: To | None = None,
     ) -> None:
+        if isinstance(call, _OF_UPLOADS):  # what is there is their memory
+            request = b""
         known = self.remembered.get((request, account)) if request else None
         if known is not None:
             expected = known[1] if known[0] == asked else Refusal("REQUEST_ID_REUSED")
@@ -279,6 +323,9 @@ class MailMachine(RuleBasedStateMachine):
         if account in self.model.accounts:
             assert outcome.state.modseq == self.model.accounts[account].modseq
         self.remembered[request, account] = (asked, outcome)
+        if isinstance(call, _OF_UPLOADS) and outcome.blob:
+            self.model.accounts[account].uploads.composed(call.request, outcome.blob)
+            self.uploaded.append(outcome.blob)
 
     # ---- what must be so
 

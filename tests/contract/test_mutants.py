@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(240)  # 35 mutants: 25 s alone, and each runs a test
 def test_no_mutant_survives() -> None:
     """In a process of its own, since the code itself is changed."""
     run = subprocess.run(

@@ -1,5 +1,6 @@
 """The model of test_model.py against state machines over the engine: one of two replicas keeps its
-state in RocksDB, is restarted and compacts its log now and then, and must not differ in a byte.
+state in RocksDB, is restarted, compacts its log, moves to another node, and must not differ in a
+byte.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ class EngineMachine(MailMachine):
     def compact(self) -> None:
         if self.store.entries:
             self.store.engine.compact()
+
+    @rule()
+    def move(self) -> None:
+        """Invariant 18: what a client knows from before the shard moved holds after it."""
+        if self.store.entries:
+            self.store.engine.move()
 
     @invariant()
     def both_replicas_hold_the_same(self) -> None:

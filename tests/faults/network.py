@@ -1,7 +1,7 @@
 """A network between nodes that can be cut and slowed down: a TCP proxy for every pair of them.
 
-Each node's own copy of the cluster map names proxies where its peers are; clients and the router
-have the true addresses, so a node that is cut off from its peers still has clients. A direction
+Each node is told to reach its peers by proxies; clients and the router have the true addresses, so
+a node that is cut off from its peers still has clients. A direction
 that is cut holds back its bytes, as a network that drops packets does to TCP: connections stay and
 are silent; handshakes of new ones come to nothing.
 """
@@ -15,11 +15,10 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from random import Random
 
-from mailraft.cluster import mapfile, ports
+from mailraft.cluster import ports
 from mailraft.cluster.addresses import split_address
 from mailraft.cluster.child import Child
 from mailraft.cluster.local import LocalCluster, LocalOptions
-from mailraft.v1 import cluster_pb2
 
 CHUNK_BYTES = 64 * 1024
 # Chunks that wait on one connection for their time; past it the sender is read no further.
@@ -144,16 +143,13 @@ class ProxiedCluster(LocalCluster):
 
     def _make_node(self, node: int) -> Child:
         child = super()._make_node(node)
-        seen = cluster_pb2.ClusterMap()
-        seen.CopyFrom(self.map)
-        for peer in seen.nodes:
-            if peer.id != node:
-                peer.address = self.network.listen(node, peer.id, peer.address)
-        mapfile.save(self._home(node) / "map.json", seen)
+        reach = ", ".join(
+            f'{peer.id} = "{self.network.listen(node, peer.id, peer.address)}"'
+            for peer in self.map.nodes
+            if peer.id != node
+        )
         config = self._home(node) / "node.toml"
-        told = config.read_text("utf-8")
-        assert '"../map.json"' in told
-        config.write_text(told.replace('"../map.json"', '"map.json"'), "utf-8")
+        config.write_text(f"{config.read_text('utf-8')}reach = {{ {reach} }}\n", "utf-8")
         return child
 
 

@@ -1,4 +1,4 @@
-"""Rows 2, 9, 17 and 18: whose folder it is, what is in it, and faults that are shown elsewhere."""
+"""Rows 17 and 18: whose folder it is, and what is in it."""
 
 from __future__ import annotations
 
@@ -63,16 +63,3 @@ async def _nobody_leads(cluster: LocalCluster) -> None:
 async def test_a_folder_of_another_cluster(tmp_path: Path) -> None:
     """Refused, with words that say why."""
     note("18 another cluster's folder", f"refused: {await foreign_folder_refused(tmp_path)}")
-
-
-def test_power_loss() -> None:
-    """Real processes cannot lose what the kernel has: the simulator's disks drop it."""
-    note("2 power loss", "simulator only: make sim (tests/sim/faults.py)")
-    pytest.skip("power loss is simulated: tests/sim")
-
-
-def test_clock_jumps() -> None:
-    """Needs libfaketime: the machine's own clock is never touched."""
-    found = sorted(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"))
-    note("9 clock jumps", "skipped: no libfaketime" if not found else "skipped: not written")
-    pytest.skip("no libfaketime; clock jumps are simulated: tests/sim")

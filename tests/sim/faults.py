@@ -31,11 +31,15 @@ _KINDS = (
     *("partition",) * 3,
     *("one-way cut",) * 2,
     *("stop",) * 3,
+    *("broken streams",) * 2,
     *("transfer",) * 2,
     *("membership",) * 4,
     "bad network",
     "slow disk",
 )
+
+
+_OF_LEADERS = frozenset({"power cut", "stop", "partition", "broken streams"})
 
 
 def draw_faults(chance: Random, nodes: int, from_s: float, until_s: float) -> list[Fault]:
@@ -53,7 +57,7 @@ def draw_faults(chance: Random, nodes: int, from_s: float, until_s: float) -> li
                 kind,
                 some if kind in {"partition", "one-way cut"} else one,
                 chance.choice((0.05, chance.uniform(0.1, 1.0), chance.uniform(0.5, 3.0))),
-                leader=kind in {"power cut", "stop", "partition"} and chance.random() < 0.5,
+                leader=kind in _OF_LEADERS and chance.random() < 0.5,
                 amount=chance.random(),
             )
         )
@@ -80,13 +84,15 @@ class Havoc:
         nodes = (leader,) if leader is not None else fault.nodes
         match fault.kind:
             case "power cut":
-                world.crash(nodes[0])
+                world.crash(nodes[0], unnoticed=fault.amount < 0.5)
                 world.after(fault.for_s, lambda: world.start(nodes[0]))
             case "power cut of all":
                 for position, node in enumerate(world.nodes):
                     world.crash(node)
                     back_s = fault.for_s * (1 + position % 3) / 3
                     world.after(back_s, lambda node=node: world.start(node))  # type: ignore[misc]
+            case "broken streams":
+                world.break_streams(nodes[0])
             case "stop":
                 world.stop(nodes[0])
                 world.after(fault.for_s, lambda: world.resume(nodes[0]))

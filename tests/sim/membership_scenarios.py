@@ -121,6 +121,24 @@ def promotion_waits_for_the_log(mutants: Mutant = Mutant.NONE) -> Scene:
     return scene
 
 
+def promotion_waits_for_an_answer(mutants: Mutant = Mutant.NONE) -> Scene:
+    """A learner that has never answered is not promoted, however short the log is: with a voter
+    lost, nothing could be decided any more, not even that the learner's node shall make it.
+    """
+    scene = _led(3, mutants, spares=1)
+    scene.change(1, (1, 2, 3), (4,))
+    scene.settle(1, 2)
+    early = scene.change(1, (1, 2, 3, 4))
+    hold(not scene.appended(early), "promotion: a voter that may not exist costs the majority")
+    scene.propose(1, b"value")
+    scene.settle(1, 2)
+    hold(scene.values(1) == [b"value"], "progress: two of three decide")
+    scene.settle(1, 2, 4)
+    scene.live_s(0.2, 1, 2, 4)
+    hold(scene.appended(scene.change(1, (1, 2, 3, 4))), "progress: it is promoted")
+    return scene
+
+
 def leader_removes_itself(mutants: Mutant = Mutant.NONE) -> Scene:
     """A leader that is removed commits that without counting itself, and hands over (thesis
     section 4.2.2). No request is lost.
@@ -202,6 +220,7 @@ MEMBERSHIP_SCENARIOS = (
     learners_have_no_vote,
     stranger_never_campaigns,
     promotion_waits_for_the_log,
+    promotion_waits_for_an_answer,
     leader_removes_itself,
     leader_on_its_way_out_is_still_needed,
     newcomer_wins_with_an_old_vote,

@@ -156,10 +156,11 @@ def duplicate_votes(voters: int, mutants: Mutant = Mutant.NONE) -> Scene:
     scene = Scene(voters, mutants)
     for candidate in (1, 2):
         scene.campaign(candidate)
-    for a, b in ((1, 3), (1, 4), (2, 3), (2, 4)):  # both win their pre-vote ...
-        scene.deliver(a, b)
-    for a, b in ((3, 1), (4, 1), (3, 2), (4, 2)):
-        scene.deliver(a, b)
+    for candidate in (1, 2):  # both win their pre-vote ...
+        for a_to_b in (True, False):
+            for voter in (3, 4):
+                scene.deliver(*((candidate, voter) if a_to_b else (voter, candidate)))
+        scene.pass_s(2 * SETTINGS.heartbeat_s)
     scene.drop_between(1, 2)
     scene.deliver(1, 3)  # ... and ask for votes in the same term
     scene.put(3, 1, 2 * scene.take(3, 1))

@@ -32,6 +32,7 @@ from mailraft.node.consensus.messages import (
     ReadIndex,
     Ready,
     Received,
+    Retire,
     SnapshotArrived,
     Transfer,
 )
@@ -248,8 +249,9 @@ class Scene:
     def time_out(self, number: int) -> None:
         """Only this node thinks that the leader is silent."""
         self._note(f"n{number} times out")
-        replica = self.hosts[number]._groups[GROUP]
-        replica.election_deadline = self.now - 1
+        host = self.hosts[number]
+        host._groups[GROUP].call_election_in(-1.0)
+        host._touch(host._groups[GROUP])
         self.step(number)
 
     def elect(self, number: int, *voters: int) -> None:
@@ -264,6 +266,17 @@ class Scene:
                 if self.status(number).leading:
                     return
         raise PropertyError(f"progress: n{number} does not win its election")
+
+    def lose(self, number: int, *peers: int) -> None:
+        """The streams of these peers to a node break; what it sends may still arrive."""
+        for peer in peers:
+            self._note(f"n{peer} loses its stream to n{number}")
+            self.step(peer, PeerDown(number))
+
+    def reconnect(self, number: int, *peers: int) -> None:
+        """... and are open again."""
+        for peer in peers:
+            self.step(peer, PeerUp(number))
 
     def propose(self, number: int, value: bytes) -> int:
         """Ask a node for an entry; answers a token for `outcomes`."""
@@ -281,6 +294,10 @@ class Scene:
     def transfer(self, number: int, target: int) -> None:
         self._note(f"n{number} is asked to hand over to n{target}")
         self.step(number, Transfer(GROUP, _replica(target)))
+
+    def retire(self, number: int) -> None:
+        self._note(f"n{number} is about to stop")
+        self.step(number, Retire())
 
     def snapshot(self, number: int) -> SnapshotInHand:
         """What a node has applied, as it is now: `bring` may take its time."""

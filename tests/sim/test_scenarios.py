@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.sim.failover_scenarios import FAILOVER_SCENARIOS
 from tests.sim.membership_scenarios import MEMBERSHIP_SCENARIOS
 from tests.sim.scenarios import SCENARIOS, Scenario
 from tests.sim.snapshot_scenarios import SNAPSHOT_SCENARIOS
@@ -20,7 +21,7 @@ TESTDATA = Path(__file__).parent / "testdata"
 
 @pytest.mark.parametrize(
     "scenario",
-    [*SCENARIOS, *MEMBERSHIP_SCENARIOS, *SNAPSHOT_SCENARIOS],
+    [*SCENARIOS, *FAILOVER_SCENARIOS, *MEMBERSHIP_SCENARIOS, *SNAPSHOT_SCENARIOS],
     ids=lambda scenario: scenario.__name__,
 )
 def test_scenario(scenario: Scenario) -> None:

@@ -45,6 +45,9 @@ from mailraft.node.interfaces import (
 
 # What says that a term was adopted: after any of these a power cut must not lower it.
 _REVEALING = frozenset({"append_reply", "confirm_reply"})
+# A node that lost its power says nothing: its peers' streams break when keepalive gives up.
+KEEPALIVE_S = 1.0
+RECONNECT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ class World:
         self._order = 0
         self._sessions: dict[tuple[int, int], int] = {}
         self._linked: set[tuple[int, int]] = set()
+        self._broken: set[tuple[int, int]] = set()  # to be opened again at once
+        self._unnoticed: set[int] = set()  # dead, and nobody knows
         self.groups = range(1, groups + 1)
         birth = Configuration(1, tuple(replica_id(number, 1) for number in range(1, nodes + 1)))
         alone = Configuration(0, ())
@@ -165,6 +170,7 @@ class World:
         node = self.nodes[number]
         if node.host is not None:
             return
+        self._notice(number)
         node.life += 1
         node.host = Host(
             number, seed=self.chance.getrandbits(64), settings=self.settings, mutants=self.mutants
@@ -179,8 +185,11 @@ class World:
         self._relink()
         self._tick(number, node.life)
 
-    def crash(self, number: int) -> None:
-        """Kill -9 and power loss in one: only what was flushed stays, and what the kernel wrote."""
+    def crash(self, number: int, *, unnoticed: bool = False) -> None:
+        """Kill -9 and power loss in one: only what was flushed stays, and what the kernel wrote.
+
+        `unnoticed`: its peers' streams stay open, as if no kernel were there to reset them.
+        """
         node = self.nodes[number]
         if node.host is None:
             return
@@ -195,7 +204,15 @@ class World:
         self.power_cuts += 1
         if self.clients is not None:
             self.clients.crashed(node)
+        if unnoticed:
+            self._unnoticed.add(number)
+            self.after(KEEPALIVE_S, lambda: self._notice(number))
         self._relink()
+
+    def _notice(self, number: int) -> None:
+        if number in self._unnoticed:
+            self._unnoticed.discard(number)
+            self._relink()
 
     def stop(self, number: int) -> None:
         """SIGSTOP: the node does nothing, and does not know it."""
@@ -271,13 +288,28 @@ class World:
         self.note(f"cut {_links(links)}" if links else "network heals")
         self._relink()
 
+    def break_streams(self, number: int) -> None:
+        """All streams to a node that lives break, and are opened again."""
+        self.note(f"streams to n{number} break")
+        streams = {(other, number) for other in self.nodes}
+        self._broken |= streams
+        self._relink()
+
+        def reconnect() -> None:
+            self._broken -= streams
+            self._relink()
+
+        self.after(RECONNECT_S, reconnect)
+
     def _relink(self) -> None:
         """Tell hosts which streams are up; a stream that comes back has a new session."""
         for a in self.nodes:
             for b in self.nodes:
-                alive = self.nodes[a].host is not None and self.nodes[b].host is not None
-                up = alive and a != b and (a, b) not in self.cut
                 link = (a, b)
+                alive = self.nodes[a].host is not None and (
+                    self.nodes[b].host is not None or b in self._unnoticed
+                )
+                up = alive and a != b and link not in self.cut | self._broken
                 if up and link not in self._linked:
                     self._linked.add(link)
                     self._sessions[link] = self._sessions.get(link, 0) + 1

@@ -152,7 +152,10 @@ class ApplyDriver:
         def read() -> bytes:
             index, ordinal = map(int, blob.split("-"))
             row = queries.body(self.view, account, index, ordinal)
-            raw = bodies.unpack(self.packed[row.index, row.ordinal], row.size_bytes)
+            raw = b"".join(
+                bodies.unpack(self.packed[part.index, part.ordinal], part.size_bytes)
+                for part in row.parts or (row,)
+            )
             assert hashlib.sha256(raw).digest() == row.sha256
             return raw
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mailraft.node.interfaces import Delete, DeleteBody, DeleteRange, Effect, Put
 
@@ -17,6 +17,9 @@ class DictView:
 
     def get(self, key: bytes) -> bytes | None:
         return self.rows.get(key)
+
+    def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
+        return [self.rows.get(key) for key in wanted]
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False

@@ -40,6 +40,10 @@ def proposal(call: d.Call, now_ms: int, validity: Validity) -> Proposal:
             _fill_append(command.append, call, packed)
         case d.Undelete():
             _fill_undelete(command.undelete_messages, call)
+        case d.BeginUpload() | d.UploadPart() | d.DropUpload():
+            _fill_upload(command, call, packed)
+        case d.Upload():
+            raise AssertionError("an upload is several commands")
         case _:
             _fill_change(command, call, _selection(call.account, call.which, validity))
     return Proposal(command, tuple(packed))
@@ -116,6 +120,24 @@ def _fill_append(command: command_pb2.Append, call: d.Append, packed: list[bytes
             added.blob.index, added.blob.ordinal = map(int, item.blob.split("-"))
         else:
             added.body.CopyFrom(_new_body(item.raw, packed))
+
+
+def _fill_upload(
+    command: command_pb2.Command,
+    call: d.BeginUpload | d.UploadPart | d.DropUpload,
+    packed: list[bytes],
+) -> None:
+    match call:
+        case d.BeginUpload():
+            command.begin_upload.account_id = call.account
+            command.begin_upload.size_bytes = len(call.raw)
+            command.begin_upload.sha256 = hashlib.sha256(call.raw).digest()
+        case d.UploadPart():
+            command.upload_part.account_id = call.account
+            command.upload_part.offset_bytes = call.offset
+            command.upload_part.body.CopyFrom(_new_body(call.data, packed))
+        case d.DropUpload():
+            command.drop_upload.account_id = call.account
 
 
 def _new_body(raw: bytes, packed: list[bytes]) -> command_pb2.NewBody:

@@ -46,7 +46,9 @@ def outcome(reply: command_pb2.Reply) -> d.Outcome:
             restored = tuple(str(each.message) for each in back.messages)
             return d.Done(state, restored=restored, missing=_names(back.not_found))
         case _:
-            return d.Done(state, mailbox=str(reply.mailbox.mailbox or ""))
+            upload, mailbox = reply.upload, str(reply.mailbox.mailbox or "")
+            blob = _blob(upload.blob) if upload.HasField("blob") else ""
+            return d.Done(state, mailbox=mailbox, offset=upload.offset_bytes, blob=blob)
 
 
 def refusal(said: command_pb2.Refusal) -> d.Refusal:

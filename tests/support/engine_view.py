@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine_machines import GROUP, RocksMachine, append, machine_on
-from mailraft.node.interfaces import ApplyWrite, CompactLog, Effect, Entry, LogBase
+from mailraft.node.interfaces import (
+    ApplyWrite,
+    CompactLog,
+    Effect,
+    Entry,
+    InstallSnapshot,
+    LogBase,
+)
 
 
 class EngineView:
     """As DictView. take() comes before apply(), as a log entry comes before its effects."""
 
     def __init__(self) -> None:
+        self._entry: Entry | None = None
+        self._open()
+
+    def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mailraft-")
         machine = machine_on("rocksdb", Path(self._folder.name))
         assert isinstance(machine, RocksMachine)
         self.machine = machine
-        self._entry: Entry | None = None
 
     def take(self, entry: Entry) -> None:
         """Puts an entry into the log."""
@@ -27,6 +37,9 @@ class EngineView:
 
     def get(self, key: bytes) -> bytes | None:
         return self.machine.store.view(GROUP).get(key)
+
+    def get_many(self, wanted: Sequence[bytes]) -> list[bytes | None]:
+        return self.machine.store.view(GROUP).get_many(wanted)
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
@@ -50,6 +63,28 @@ class EngineView:
 
     def restart(self) -> None:
         self.machine.restart()
+
+    def move(self) -> None:
+        """To another node, which has nothing: as a shard moves, by a snapshot."""
+        before, folder = self.machine.store, self._folder
+        before.flush()
+        source = before.snapshot(GROUP)
+        packs = list(source.packs())
+        assert source.totals is not None
+        self._open()
+        store = self.machine.store
+        generation = store.burn_generation(GROUP)
+        store.flush()
+        sink = store.receive(GROUP, generation)
+        for pack in packs:
+            sink.add(pack)
+        sink.finish(source.totals, source.applied)
+        applied = source.applied
+        base = LogBase(applied.index, applied.term, before.load(GROUP).base.configuration)
+        store.write([InstallSnapshot(GROUP, generation, base, applied.digest)])
+        del source  # it holds a view of the store
+        before.close()
+        folder.cleanup()
 
     def close(self) -> None:
         self.machine.store.close()

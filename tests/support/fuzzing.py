@@ -138,17 +138,24 @@ def _set(put: Callable[[Any], None], value: Any) -> None:
         put(value)
 
 
-def run_messages(what: str, seeds: Sequence[Message], feed: Callable[[Any], object]) -> int:
-    """As run(), with messages that are changed field by field, so that all of them can be read."""
+def run_messages(
+    what: str, seeds: Sequence[Message], feed: Callable[[Any], object], *, share: int = 1
+) -> int:
+    """As run(), with messages that are changed field by field, so that all of them can be read.
+
+    share: for what costs more: one in so many of the inputs that are asked for.
+    """
     rng = random.Random(f"{what}:{seed()}")
-    for count in range(inputs()):
+    wanted = inputs() // share
+    for count in range(wanted):
         chosen = rng.choice(seeds)
         message = type(chosen)()
         message.CopyFrom(chosen)
         for _ in range(rng.randrange(4)):
             altered(rng, message)
         _feed(what, count, message, feed)
-    return inputs()
+    print(f"{what}: {wanted:,} inputs, seed {seed()}")
+    return wanted
 
 
 def _feed(what: str, count: int, data: Any, feed: Callable[[Any], object]) -> None:
@@ -172,6 +179,7 @@ def run(what: str, seeds: Sequence[bytes], feed: Callable[[bytes], object]) -> i
     count = 0
     for count, data in enumerate(_all(rng, seeds), start=1):
         _feed(what, count, data, feed)
+    print(f"{what}: {count:,} inputs, seed {seed()}")
     return count
 
 

@@ -9,10 +9,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from mailraft.internal.v1 import command_pb2, raft_pb2, record_pb2
+from mailraft.internal.v1 import command_pb2, meta_pb2, raft_pb2, record_pb2
 
 FOLDER = Path(__file__).parents[1] / "golden"
-_STORED = (record_pb2, command_pb2)  # every message of these files lies on disk
+_STORED = (record_pb2, command_pb2, meta_pb2)  # every message of these files lies on disk
 _ALSO_STORED = (raft_pb2.Configuration,)  # within a GroupRecord, and as a log entry
 _DEPTH_MAX = 4
 

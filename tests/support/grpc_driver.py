@@ -130,6 +130,9 @@ class GrpcDriver:
         try:
             if isinstance(call, d.Deliver):
                 return await self._deliver(call, request_id)
+            if isinstance(call, d.Upload):
+                return await self._upload(call, request_id)
+            assert not isinstance(call, d.BeginUpload | d.UploadPart | d.DropUpload)
             done = await self._mutate(call, request_id, validity)
         except errors.MailraftError as error:
             return seen.refusal(error)
@@ -143,12 +146,19 @@ class GrpcDriver:
         delivery = delivery_of(dataclasses.replace(call, to=to), request_id)
         client = self._client
         result = await client._transport.deliver(
-            delivery, write_options({}), client._deadline_s({})
+            delivery, write_options({}, {}), client._deadline_s({})
         )
         receipt = receipt_of(delivery, result)
         for each in receipt.recipients:
             client.session.observe(each.account_id, each.state)
         return seen.delivered(receipt.recipients)
+
+    async def _upload(self, call: d.Upload, request_id: bytes) -> d.Done:
+        account = self.name(call.account)
+        blob_id = await self._client.upload(account, call.raw, request_id=request_id)
+        found = seen.account_seen(await self._client.get_account(account))
+        blob = seen.blob_place(blob_id)
+        return d.Done(found.state, offset=len(call.raw), blob=blob)
 
     async def _mutate(self, call: OneAccount, request_id: bytes, validity: int) -> d.Done:
         named: OneAccount = dataclasses.replace(call, account=self.name(call.account))

@@ -12,15 +12,19 @@ from mail_model import Account
 from mailbox_driver import (
     AccountSeen,
     Append,
+    BeginUpload,
     Call,
     Deliver,
     Driver,
+    DropUpload,
     Item,
     ModifyKeywords,
     State,
     To,
     UpdateMailbox,
     UpdateMemberships,
+    Upload,
+    UploadPart,
 )
 
 
@@ -39,8 +43,16 @@ class GrpcMachine(MailMachine):
         raise NotImplementedError
 
     def call(self, call: Call) -> None:
-        """Nothing empty, and nothing twice: the API refuses that whatever the store holds."""
-        super().call(well_formed(call))
+        """Nothing empty, and nothing twice: the API refuses that whatever the store holds. An
+        upload is one stream, whose parts are the service's own affair.
+        """
+        match call:
+            case BeginUpload():
+                super().call(Upload(call.account, call.raw, call.request))
+            case UploadPart() | DropUpload():
+                pass
+            case _:
+                super().call(well_formed(call))
 
     def check_feed(self, name: str, account: Account) -> None:
         """Invariant 5: state(A) + ListChanges(A to B) = state(B), from the first state on, from
@@ -110,7 +122,7 @@ def well_formed(call: Call) -> Call:
 def _item(item: Item) -> Item:
     return dataclasses.replace(
         item,
-        raw=item.raw or b"\0",
+        raw=b"" if item.blob else item.raw or b"\0",
         mailboxes=_once(item.mailboxes),
         keywords=_words(item.keywords),
     )

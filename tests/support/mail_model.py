@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import mailbox_driver as d
+from upload_model import RefusedError, Uploads
 
 INBOX = "1"
 UNDELETE_WINDOW_MS = 7 * d.DAY_MS
 SEEN = "$seen"
 
 Expected = dict[str, object]  # fields of the Done that a call answers with
-
-
-class RefusedError(Exception):
-    """The reason is the first argument."""
 
 
 @dataclass
@@ -36,6 +34,7 @@ class Mail:
     id: str
     raw: bytes
     words: set[str]
+    blob: str = ""  # of an upload
     modseq: int = 0
     places: dict[str, Place] = field(default_factory=dict)
 
@@ -64,6 +63,7 @@ class Account:
     mails: dict[str, Mail] = field(default_factory=dict)
     boxes: dict[str, Box] = field(default_factory=dict)
     kept: dict[str, Kept] = field(default_factory=dict)
+    uploads: Uploads = field(default_factory=Uploads)
     modseq: int = 0
     next_mail: int = 1
     next_box: int = 1
@@ -94,13 +94,27 @@ class Account:
         for box in boxes:
             self.join(mail, box)
 
-    def add(self, raw: bytes, boxes: tuple[str, ...], words: tuple[str, ...]) -> Mail:
+    def uploaded(self, blob: str) -> bytes:
+        """The bytes of a blob. It may be named as long as it waits, or a message is of it."""
+        raw = self.uploads.raw_of(blob)
+        if raw is not None:
+            return raw
+        kept = (row.mail for row in self.kept.values())  # tidy: a plain dict
+        for mail in (*self.mails.values(), *kept):  # tidy: a plain dict
+            if mail.blob == blob:
+                return mail.raw
+        raise RefusedError("BLOB_NOT_FOUND")
+
+    def add(
+        self, raw: bytes, boxes: tuple[str, ...], words: tuple[str, ...], blob: str = ""
+    ) -> Mail:
         if "b a d" in words:
             raise RefusedError("BAD_FIELD")
         found = [self.box(number) for number in dict.fromkeys(boxes or (INBOX,))]
-        mail = Mail(str(self.next_mail), raw, {word.lower() for word in words})
+        mail = Mail(str(self.next_mail), raw, {word.lower() for word in words}, blob)
         self.admit(mail, found)
         self.next_mail += 1
+        self.uploads.taken(blob)
         return mail
 
     def join(self, mail: Mail, box: Box) -> None:
@@ -157,10 +171,11 @@ class MailModel:
                     row.mail.id += " expired"  # kept, and counted, until it is cleared away
 
     def cleared(self) -> None:
-        """What can be undeleted no more is cleared away."""
+        """What can be undeleted no more is cleared away, and uploads that nothing came of."""
         for account in self.accounts.values():  # tidy: a plain dict
             for number in [n for n in account.kept if account.kept[n].mail.id.endswith("expired")]:
                 del account.kept[number]
+            account.uploads.expire(self.now_ms)
 
     def run(self, call: d.Call, to: d.To | None = None) -> Expected | str:
         """One call, or of a delivery one recipient; the reason, if it is to be refused."""
@@ -210,15 +225,16 @@ class MailModel:
             case d.SetQuota():
                 account.quota_bytes = call.quota_bytes
                 account.now()
-                return {}
             case d.Deliver():
                 assert to is not None
                 account.add(call.raw, to.mailboxes, to.keywords)
-                return {}
             case d.Append():
                 for item in call.items:
-                    account.add(item.raw, item.mailboxes, item.keywords)
-                return {}
+                    raw = account.uploaded(item.blob) if item.blob else item.raw
+                    account.add(raw, item.mailboxes, item.keywords, item.blob)
+            case d.BeginUpload() | d.UploadPart() | d.DropUpload() | d.Upload():
+                quota = account.quota_bytes or sys.maxsize
+                return account.uploads.run(call, quota - account.used_bytes(), self.now_ms)
             case d.CreateMailbox():
                 if call.parent:
                     account.box(call.parent)
@@ -234,6 +250,7 @@ class MailModel:
                 return self._change(account, call)
             case _:
                 raise AssertionError(call)
+        return {}
 
     def _change(
         self,
@@ -395,7 +412,7 @@ def _copy(account: Account, call: d.Copy, found: list[Mail], missing: tuple[str,
         uid = mail.places[call.which.mailbox].uid if call.which.mailbox else 0
         one = mail
         if call.duplicate:
-            one = account.add(mail.raw, (target.id,), tuple(mail.words))
+            one = account.add(mail.raw, (target.id,), tuple(mail.words), mail.blob)
         elif target.id not in mail.places:
             account.join(mail, target)
         mapped.append((mail.id, uid, one.places[target.id].uid))

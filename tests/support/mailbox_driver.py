@@ -197,6 +197,38 @@ class Undelete:
     request: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class BeginUpload:
+    """An upload is named by its request, within its account."""
+
+    account: str
+    raw: bytes  # what is going to come
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPart:
+    account: str
+    offset: int
+    data: bytes
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DropUpload:
+    account: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """From the beginning to the end, as callers of the API do it."""
+
+    account: str
+    raw: bytes
+    request: bytes
+
+
 Call = (
     CreateAccount
     | SetQuota
@@ -212,6 +244,10 @@ Call = (
     | Copy
     | Expunge
     | Undelete
+    | BeginUpload
+    | UploadPart
+    | DropUpload
+    | Upload
 )
 
 # ---- outcomes --------------------------------------------------------------------------------
@@ -278,6 +314,8 @@ class Done:
     vanished: tuple[tuple[int, int], ...] = ()
     restored: tuple[str, ...] = ()
     rest: int = 0  # by UID: the first that was not reached
+    offset: int = 0  # of an upload: what is there
+    blob: str = ""  # of an upload, once all is there
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mailbox_audit import audit
 from mailbox_driver import START_MS
 from mailraft.client import AsyncClient
 from mailraft.cluster import mapfile
+from mailraft.cluster.maps import ClusterMaps
 from mailraft.node.engine import keys
 from mailraft.node.housekeeper import Housekeeper
 from mailraft.node.mailstore import chores
@@ -105,8 +106,7 @@ class OneNode:
                 credentials=Insecure(),
                 registry=CollectorRegistry(),
             ),
-            view=mapfile.StaticClusterView(found, 1),
-            maps=mapfile.StaticMaps(found),
+            maps=ClusterMaps(found, 1),
         )
         found.nodes[0].address = await node.start()
         assert node._keeping is not None

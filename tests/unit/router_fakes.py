@@ -61,6 +61,7 @@ class FakeNode:
         self.in_flight = self.most_in_flight = 0
         self.hooks: dict[str, Hook] = {}
         self.deadlines_s: list[float] = []
+        self.maps: asyncio.Queue[cluster_pb2.ClusterMap] = asyncio.Queue()
         self.metadata: list[dict[str, Any]] = []
         self.address = ""
         self._server: grpc.aio.Server | None = None
@@ -108,6 +109,8 @@ class FakeNode:
         behaviour: Any = self._unary(each)
         if each.client_streaming:
             behaviour = self._watch if each.server_streaming else self._upload
+        elif each.name == "WatchClusterMap":
+            behaviour = self._watch_map
         elif each.server_streaming:
             behaviour = self._stream(each)
         return make(
@@ -232,6 +235,17 @@ class FakeNode:
                 await errors.abort(context, error)
 
         return call
+
+    async def _watch_map(
+        self, _: cluster_pb2.WatchClusterMapRequest, __: Any
+    ) -> AsyncIterator[cluster_pb2.WatchClusterMapResponse]:
+        """Tells what `tell_map` is given, and nothing by itself: tests want routes to be wrong."""
+        while True:
+            yield cluster_pb2.WatchClusterMapResponse(map=await self.maps.get())
+
+    def tell_map(self, told: cluster_pb2.ClusterMap) -> None:
+        """To who watches the map here."""
+        self.maps.put_nowait(told)
 
     async def _upload(self, requests: AsyncIterator[Any], context: Any) -> Any:
         self._note(method("UploadBlob"), context)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, closing
 
 import pytest
@@ -12,6 +12,7 @@ from mailraft.client import AsyncClient, Client, ObjectType, errors
 from mailraft.client import ids as client_ids
 from mailraft.client.watching import PAUSE_MAX_S, Watching
 from mailraft.node.services import watch as node_watch
+from mailraft.node.services import watch_shard as node_watch_shard
 from mailraft.v1 import change_pb2, common_pb2, error_pb2, message_service_pb2, search_pb2
 
 
@@ -200,6 +201,67 @@ async def test_the_twin_watches_too() -> None:
         async with asyncio.timeout(10):
             while node.shard_of(ALICE).replica._listeners:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
+
+
+async def _told(
+    stream: AsyncGenerator[change_pb2.WatchShardResponse, None], wanted: str
+) -> tuple[str, set[str]]:
+    """What is told until an id has come, and the cursor behind that."""
+    found: set[str] = set()
+    async with asyncio.timeout(20):
+        async for response in stream:
+            found |= {each.id for each in response.changes}
+            if wanted in found and not response.changes:
+                return response.cursor, found
+    raise AssertionError("the stream ended")
+
+
+async def test_a_shard_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over streams that break, and by its cursor later: no change is left out."""
+    monkeypatch.setattr(node_watch_shard, "CHECK_S", 0.02)
+    async with connected() as (node, mail, _):
+        await mail.create_account(ALICE)
+        async with aclosing(mail.watch_shard(0)) as stream:
+            assert (await anext(stream)).cursor
+            node.time_ms += 10
+            [one] = (await mail.deliver(MAIL, to=[ALICE])).recipients
+            await _told(stream, one.message_id)
+            assert node.stopping is not None
+            node.stopping.set()
+            await asyncio.sleep(0.1)
+            node.time_ms += 10
+            [two] = (await mail.deliver(MAIL, to=[ALICE])).recipients
+            node.stopping.clear()
+            cursor, _ = await _told(stream, two.message_id)
+        node.time_ms += 10
+        [three] = (await mail.deliver(MAIL, to=[ALICE])).recipients
+        async with aclosing(mail.watch_shard(0, cursor)) as stream:
+            _, told = await _told(stream, three.message_id)
+            assert one.message_id not in told
+        async with aclosing(mail.watch_shard(9)) as stream:
+            with pytest.raises(errors.ShardNotFoundError):
+                await anext(stream)
+
+
+async def test_the_twin_follows_a_shard_too() -> None:
+    """The same call of Client."""
+    async with connected() as (node, mail, target):
+        await mail.create_account(ALICE)
+
+        def scenario() -> bool:
+            with (
+                Client(target, insecure=True, direct=False) as blocking,
+                closing(blocking.watch_shard(0)) as stream,
+            ):
+                next(stream)
+                node.time_ms += 10
+                [one] = blocking.deliver(MAIL, to=[ALICE]).recipients
+                return any(
+                    one.message_id in {each.id for each in response.changes} for response in stream
+                )
+
+        async with asyncio.timeout(20):
+            assert await asyncio.to_thread(scenario)
 
 
 def _end(account_id: str, error: errors.MailraftError) -> change_pb2.WatchResponse:

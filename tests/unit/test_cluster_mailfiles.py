@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.test_services_node import ALICE, BOB, FakeNode, account_in, running
 
+from mailbox_audit import audit
 from mailraft.client import AsyncClient, MailboxRole, NewMessage, errors
 from mailraft.cluster import mailfiles
 from mailraft.cluster.cli import mail_import
@@ -192,7 +193,7 @@ def client_of(port: int) -> AsyncClient:
 async def bring_in(mail: AsyncClient, account: str, source: Path, state: Path) -> Report:
     """One run of `mailraft mail import`."""
     done = State.open(state, account)
-    found = Source(source, MESSAGE_MAX_BYTES)
+    found = Source(source, done.max_bytes)
     return await Importer(mail, account, found, done, "", Silent()).run()
 
 
@@ -318,9 +319,7 @@ async def test_an_import_goes_on_where_it_was(
                 real(step)
 
             broken.add = add  # type: ignore[method-assign]
-            importer = Importer(
-                mail, ALICE, Source(source, MESSAGE_MAX_BYTES), broken, "", Silent()
-            )
+            importer = Importer(mail, ALICE, Source(source, broken.max_bytes), broken, "", Silent())
             with pytest.raises(KeyboardInterrupt):
                 await importer.run()
         with state.open("a") as file:
@@ -335,6 +334,52 @@ async def test_an_import_goes_on_where_it_was(
             await bring_in(mail, ALICE, source, state)
         with pytest.raises(SettingsError, match="another import"):
             State.open(state, BOB)
+
+
+@pytest.mark.parametrize("format_", [Format.MBOX, Format.MAILDIR])
+async def test_large_messages_go_round(format_: Format, tmp_path: Path) -> None:
+    """Above what a call carries they are uploaded, among small ones and in order; an import that
+    ends between the answer and its line in the state takes none twice.
+    """
+    large = b"Subject: large\r\n\r\nFrom x\n" + hashlib.shake_128(b"x").digest(5 * 1024 * 1024)
+    raws = [b"small", large, b"last\n"]
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, raw in enumerate(raws):
+        (source / f"{number}.eml").write_bytes(raw)
+    async with running() as (node, _), client_of(port_of(node)) as mail:
+        for account in (ALICE, BOB):
+            await mail.create_account(account)
+        state = tmp_path / "state"
+        assert (await bring_in(mail, ALICE, source, state)).imported == 3
+        lines = state.read_text().splitlines(keepends=True)
+        state.write_text(lines[0])
+        again = await bring_in(mail, ALICE, source, state)
+        assert (again.imported, again.skipped) == (3, [])
+        assert await stored(mail, ALICE) == raws
+        await take_out(mail, ALICE, tmp_path / "out", format_)
+        back = await bring_in(mail, BOB, tmp_path / "out", tmp_path / "back")
+        assert (back.imported, back.skipped) == (3, [])
+        assert await stored(mail, BOB) == raws
+        shard = node.shard_of(ALICE)
+        audit(shard.view, shard.bodies)
+
+
+async def test_an_import_of_the_first_release_goes_on(tmp_path: Path) -> None:
+    """It skipped messages above 3 MiB. So does the rest of it, since its steps are counted."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, size_bytes in enumerate((3, MESSAGE_MAX_BYTES + 1, 4)):
+        (source / f"{number}.eml").write_bytes(b"x" * size_bytes)
+    async with running() as (node, _), client_of(port_of(node)) as mail:
+        await mail.create_account(ALICE)
+        state = tmp_path / "state"
+        run = State.open(state, ALICE).run
+        state.write_text(json.dumps({"run": run.hex(), "account": ALICE}) + "\n")
+        for imported, before in ((2, 0), (0, 2)):
+            report = await bring_in(mail, ALICE, source, state)
+            assert (report.imported, report.before) == (imported, before)
+            assert report.skipped == [f"1.eml: larger than {MESSAGE_MAX_BYTES} bytes"]
 
 
 async def test_records_that_cannot_go_in_are_skipped(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from mailraft.cluster import mapfile
 from mailraft.cluster.errors import MapFileError
+from mailraft.cluster.maps import ClusterMaps
 from mailraft.node.interfaces import Configuration
 from mailraft.v1 import cluster_pb2
 from mailraft.wire.slots import SLOTS
@@ -158,7 +159,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_the_view_of_a_node() -> None:
     """A node sees its peers, the groups it hosts with their configuration, and every slot."""
     cluster_map = mapfile.make(_nodes(5), 8)
-    view = mapfile.StaticClusterView(cluster_map, 2)
+    view = ClusterMaps(cluster_map, 2)
     assert (view.cluster_id, view.node, view.epoch) == (cluster_map.cluster_id, 2, 1)
     assert [peer.node for peer in view.peers()] == [1, 2, 3, 4, 5]
     hosted = {group for group, _ in view.groups()}
@@ -166,7 +167,8 @@ def test_the_view_of_a_node() -> None:
         on_nodes = [replica.node_id for replica in shard.replicas]
         assert (shard.id in hosted) is (2 in on_nodes)
     for group, configuration in view.groups():
-        shard = next(each for each in cluster_map.shards if each.id == group)
+        everything = [cluster_map.meta, *cluster_map.shards]
+        shard = next(each for each in everything if each.id == group)
         voters = tuple(sorted(replica.replica_id for replica in shard.replicas))
         assert configuration == Configuration(1, voters)
     for part in cluster_map.slots:
@@ -177,4 +179,4 @@ def test_the_view_of_a_node() -> None:
 def test_a_node_that_the_map_does_not_know() -> None:
     """It must not start."""
     with pytest.raises(MapFileError, match="no node 9"):
-        mapfile.StaticClusterView(mapfile.make(_nodes(3), 1), 9)
+        ClusterMaps(mapfile.make(_nodes(3), 1), 9)

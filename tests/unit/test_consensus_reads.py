@@ -27,6 +27,22 @@ class Machine:
         return b"", ()
 
 
+class Standing:
+    """Implements shard.Standing: alone, and nobody else is heard."""
+
+    def leader_heard_s(self) -> float:
+        return time.monotonic()
+
+    def in_contact(self) -> frozenset[int]:
+        return frozenset((7,))
+
+    def durable(self) -> dict[int, int]:
+        return {7: 10}
+
+    def watch_disks(self) -> None:
+        return
+
+
 def new_replica(*, leader: int = 7, leading: bool = True) -> Replica:
     """Of replica 7, which leads unless told otherwise."""
     replica = Replica(
@@ -37,7 +53,7 @@ def new_replica(*, leader: int = 7, leading: bool = True) -> Replica:
         applied_index=10,
         wake=lambda: None,
         now=time.monotonic,
-        heard=time.monotonic,
+        standing=Standing(),
     )
     replica.lead(Leadership(leader, 1, leading=leading))
     return replica
@@ -52,6 +68,11 @@ def begin_read(replica: Replica, *, within_s: float = 5.0) -> asyncio.Task[ReadP
 def apply(replica: Replica, index: int) -> None:
     """As the runtime does."""
     replica.applied(Entry(index, 1, EntryKind.COMMAND), Applied(()))
+
+
+def apply_with_reply(replica: Replica, index: int) -> None:
+    """As the runtime does, of an entry with one command."""
+    replica.applied(Entry(index, 1, EntryKind.COMMAND), Applied((), ("reply",)))
 
 
 async def test_reads_that_wait_share_one_question() -> None:

@@ -1,44 +1,57 @@
 """No input crashes a decoder or holds it up. `make fuzz` feeds more of them than `make test`."""
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
+import google_crc32c
 import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
+from tests.unit.test_housekeeper import keeper
 from tests.unit.test_services_node import ALICE, FakeNode, item, request_id
 
 import fuzzing
 import golden_samples
-from mailraft.internal.v1 import command_pb2
+from mailbox_audit import audit
+from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys, records
 from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.engine.errors import UnknownFormatError as RecordFormatError
 from mailraft.node.interfaces import Entry, EntryKind, LogCorruptError
+from mailraft.node.mailstore import rules
 from mailraft.node.mailstore.account_change import prefix_of
 from mailraft.node.mailstore.errors import Refused, UnknownFormatError
-from mailraft.node.services import mime
+from mailraft.node.services import message_text, mime
 from mailraft.node.services.base import Call, Service, to_error
 from mailraft.node.services.derive import DERIVED_MAX_BYTES, derive
 from mailraft.node.services.register import services_of
-from mailraft.v1 import account_pb2, delivery_pb2
-from mailraft.wire import bodies, errors, tokens
+from mailraft.v1 import account_pb2, blob_pb2, delivery_pb2, search_pb2
+from mailraft.wire import bodies, errors, limits, tokens
 
 pytestmark = pytest.mark.timeout(0 if fuzzing.inputs() > fuzzing.INPUTS_DEFAULT else 120)
 
 MAIL = fuzzing.malformed_mail()
+UPLOADS_SHARE = 20  # of all inputs, one in so many: each is half a MiB that is stored
+NFKD_MAX_CHARS = 18  # of one character; and a byte is at most one
+LARGE = b"Subject: large\r\n\r\n".ljust(600_000, b"x")  # two parts of an upload
 
 
 def test_the_header_pass_and_the_mime_parser() -> None:
-    """Any bytes have an envelope and a structure, bounded, and places that are in the message."""
+    """Any bytes have an envelope, a structure and a text, bounded, and places that are in the
+    message.
+    """
 
     def feed(raw: bytes) -> None:
         assert derive(raw).ByteSize() <= DERIVED_MAX_BYTES
         root = mime.parse(raw).root
         assert root.body_offset_bytes + root.body_size_bytes == len(raw)
+        text = message_text.text_of(raw)
+        assert len(text.body) <= NFKD_MAX_CHARS * len(raw)
+        assert len(text.fields) <= message_text.FIELDS_MAX
 
     assert fuzzing.run("mail", MAIL, feed) > fuzzing.inputs()
 
@@ -187,6 +200,7 @@ def test_decoders_of_requests() -> None:
         names = sorted(kinds)
         meant = {kinds[name]: name for name in names}
         seeds = [_filled(kinds[name], full=full) for name in names for full in (False, True)]
+        seeds += [_searching(field) for field in search_pb2.TextField.values()]
         wires = [
             bytes((names.index(meant[type(each)]),)) + each.SerializeToString() for each in seeds
         ]
@@ -214,25 +228,116 @@ def test_decoders_of_requests() -> None:
         fuzzing.run_messages("requests", seeds, feed)
 
 
+def _searching(field: int) -> search_pb2.SearchMessagesRequest:
+    asked = search_pb2.MessageFilter(
+        text=search_pb2.TextMatch(field=field, value="e")  # type: ignore[arg-type]
+    )
+    return search_pb2.SearchMessagesRequest(account_id=ALICE, filter=asked)
+
+
+def test_streams_of_uploads() -> None:
+    """Whatever a header or a chunk holds: taken, or refused with a reason of the API; and nothing
+    is stored that is not counted.
+    """
+    with asyncio.Runner() as runner:
+        node = FakeNode()
+        services = services_of(node, node, "0", runner.run(_event()))
+        upload = next(each.uploads["UploadBlob"] for each in services if each.uploads)
+        create = account_pb2.CreateAccountRequest(account_id=ALICE, request_id=request_id())
+        runner.run(_fed(services, node, "CreateAccount", create))
+        header = blob_pb2.UploadHeader(
+            account_id=ALICE, size_bytes=len(LARGE), sha256=hashlib.sha256(LARGE).digest()
+        )
+        chunks = [
+            blob_pb2.UploadBlobRequest(
+                chunk=blob_pb2.BlobChunk(data=data, crc32c=google_crc32c.value(data))
+            )
+            for data in (LARGE[at : at + 200_000] for at in range(0, len(LARGE), 200_000))
+        ]
+
+        async def send(first: blob_pb2.UploadHeader, *rest: blob_pb2.UploadBlobRequest) -> None:
+            async def stream() -> AsyncIterator[blob_pb2.UploadBlobRequest]:
+                for each in rest:
+                    yield each
+
+            try:
+                async with asyncio.timeout(30):
+                    await upload(first, stream())
+            except (errors.MailraftError, Refused) as error:
+                told = to_error(error, "UploadBlob")
+                assert not isinstance(told, errors.InternalError | errors.CommitUnknownError), told
+
+        def feed(request: blob_pb2.UploadBlobRequest) -> None:
+            if request.WhichOneof("part") == "header":
+                runner.run(send(request.header, *chunks))
+            else:
+                header.request_id = request_id()
+                runner.run(send(header, chunks[0], request, chunks[2]))
+            node.time_ms += limits.UPLOAD_WINDOW_MS  # else the account's uploads are too many
+            while runner.run(keeper(node, node.time_ms).turn()):
+                pass
+
+        whole = blob_pb2.UploadBlobRequest(header=header)
+        whole.header.request_id = request_id()
+        fuzzing.run_messages("uploads", [whole, chunks[1]], feed, share=UPLOADS_SHARE)
+        shard = node.shard_of(ALICE)
+        audit(shard.view, shard.bodies)
+
+
 async def _event() -> asyncio.Event:
     return asyncio.Event()
+
+
+class _Log:
+    """Commands about ALICE that a state machine applies one after the other, each twice."""
+
+    def __init__(self) -> None:
+        self.index = 10
+        self.blob = record_pb2.BodyPosition()  # the last one that an upload became
+        self._node = FakeNode()
+        self._shard = self._node.shard_of(ALICE)
+        self._upload_id = request_id()
+
+    def has_account(self) -> bool:
+        return self._shard.view.get(keys.account_record(prefix_of(ALICE))) is not None
+
+    def apply(self, name: str, action: Any, number: int) -> None:
+        self.index += 1
+        if hasattr(action, "account_id") and number % 8:
+            action.account_id = ALICE
+        if name == "append" and number % 2:
+            for each in action.items:
+                each.blob.CopyFrom(self.blob)
+        command = command_pb2.Command(
+            time_ms=self._node.wall_ms() + self.index,
+            request_id=self._upload_id if "upload" in name else request_id(),
+            body_count=number % 3,
+        )
+        getattr(command, name).CopyFrom(action)
+        batch = command_pb2.CommandBatch(format=1, commands=[command, command])
+        entry = Entry(self.index, 1, EntryKind.COMMAND, batch.SerializeToString())
+        try:
+            done = self._shard.replica.machine.apply(self._shard.view, entry)
+        except UnknownFormatError:
+            return  # a later version wrote it: the replica waits for that
+        self._shard.view.apply(done.effects)
+        for reply in done.replies:
+            if isinstance(reply, command_pb2.Reply) and reply.upload.HasField("blob"):
+                self.blob.CopyFrom(reply.upload.blob)
 
 
 def test_commands_in_the_log() -> None:
     """The state machine refuses or carries out any command that can be read at all: one that
     stopped it would stop every replica of the shard, for ever.
     """
-    node = FakeNode()
-    shard = node.shard_of(ALICE)
-    machine = shard.replica.machine
-    index = 10
+    log = _Log()
     actions = command_pb2.Command.DESCRIPTOR.oneofs_by_name["action"].fields
     kinds = {}
     for field in actions:
         assert isinstance(field.message_type, Descriptor)
         kinds[field.name] = message_factory.GetMessageClass(field.message_type)
     meant = {kind: name for name, kind in kinds.items()}
-    seeds = []
+    seeds = _uploading()
     for kind in meant:
         for full in (False, True):
             seed: Any = golden_samples.sample(kind) if full else kind()
@@ -243,31 +348,27 @@ def test_commands_in_the_log() -> None:
                 seed.messages.CopyFrom(command_pb2.Selection(messages=[1, 2]))
             seeds.append(seed)
 
-    def apply(name: str, action: Any, number: int) -> None:
-        nonlocal index
-        index += 1
-        if hasattr(action, "account_id") and number % 8:
-            action.account_id = ALICE
-        command = command_pb2.Command(
-            time_ms=node.wall_ms() + index, request_id=request_id(), body_count=number % 3
-        )
-        getattr(command, name).CopyFrom(action)
-        batch = command_pb2.CommandBatch(format=1, commands=[command, command])
-        entry = Entry(index, 1, EntryKind.COMMAND, batch.SerializeToString())
-        try:
-            done = machine.apply(shard.view, entry)
-        except UnknownFormatError:
-            return  # a later version wrote it: the replica waits for that
-        shard.view.apply(done.effects)
-
     def feed(action: Any) -> None:
-        if shard.view.get(keys.account_record(prefix_of(ALICE))) is None:
-            apply("create_account", command_pb2.CreateAccount(), 1)
-            apply("append", _one_message(), 1)
-        apply(meant[type(action)], action, action.ByteSize())
+        if not log.has_account():
+            log.apply("create_account", command_pb2.CreateAccount(), 1)
+            log.apply("append", _one_message(), 1)
+        log.apply(meant[type(action)], action, action.ByteSize())
 
     fuzzing.run_messages("commands", seeds, feed)
-    assert index > fuzzing.inputs()
+    assert log.index > fuzzing.inputs()
+    assert log.blob.index, "no upload was ever whole"
+
+
+def _uploading() -> list[Any]:
+    """An upload of two parts and a message of it, often: they have to come in this order."""
+    first_bytes, last_bytes = rules.UPLOAD_PART_MIN_BYTES, 9
+    begun = command_pb2.BeginUpload(size_bytes=first_bytes + last_bytes, sha256=bytes(32))
+    parts = []
+    for offset, size_bytes in ((0, first_bytes), (first_bytes, last_bytes)):
+        body = command_pb2.NewBody(size_bytes=size_bytes, stored_bytes=9, sha256=bytes(32))
+        parts.append(command_pb2.UploadPart(offset_bytes=offset, body=body))
+    item = command_pb2.AppendItem(blob=record_pb2.BodyPosition())
+    return [begun, *parts, command_pb2.Append(items=[item])] * 6
 
 
 def _one_message() -> command_pb2.Append:

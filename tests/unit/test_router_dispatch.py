@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, method
 
+from mailraft.router.seek import SILENT_S
 from mailraft.router.tries import TRY_TIMEOUT_S
 from mailraft.v1 import (
     blob_pb2,
@@ -120,21 +121,51 @@ async def test_a_dead_node_does_not_eat_the_deadline() -> None:
         assert time.monotonic() - started < 1.0
 
 
+async def silent(_: Any) -> None:
+    """A hook: takes a call and never answers."""
+    await asyncio.sleep(60)
+
+
 async def test_a_silent_node_costs_one_try() -> None:
     """It accepts and never answers: the try has its own time, then another node is asked."""
     async with fake_cluster() as cluster, dispatching(cluster) as dispatcher:
         account = cluster.account_in(0)
-
-        async def silent(_: Any) -> None:
-            await asyncio.sleep(60)
-
         cluster.leader_of(account).hooks["DeliverMessages"] = silent
         cluster.elect(0, 3)
+        for node in cluster.nodes.values():
+            node.hooks["GetClusterMap"] = silent  # nobody tells who leads
         started = time.monotonic()
         result = await dispatcher.deliver(delivery_to(account), None, soon(8))
         assert result.recipients[0].message_id
         assert TRY_TIMEOUT_S - 0.1 < time.monotonic() - started < TRY_TIMEOUT_S + 1.0
         assert all(deadline_s < TRY_TIMEOUT_S + 0.1 for deadline_s in cluster.nodes[1].deadlines_s)
+
+
+async def test_a_silent_leader_is_left_as_soon_as_another_is_known() -> None:
+    """Its peers are asked before the try's time is over: of deliveries, other writes and reads."""
+    async with fake_cluster() as cluster, dispatching(cluster) as dispatcher:
+        account = cluster.account_in(0)
+        for name in ("DeliverMessages", "CreateMailbox", "GetMessage"):
+            cluster.leader_of(account).hooks[name] = silent
+        began = [
+            asyncio.create_task(call)
+            for call in (
+                dispatcher.deliver(delivery_to(account), None, soon(8)),
+                dispatcher.unary(
+                    method("CreateMailbox"), create_mailbox(account, uuid.uuid4().bytes), soon(8)
+                ),
+                dispatcher.unary(method("GetMessage"), get_message(account, LINEARIZABLE), soon(8)),
+            )
+        ]
+        _, waiting = await asyncio.wait(began, timeout=SILENT_S + 0.1)
+        assert len(waiting) == len(began), "left although it leads"
+        asked = cluster.total("GetClusterMap")
+        assert 2 <= asked <= 4, "not asked together"
+        cluster.elect(0, 3)
+        started = time.monotonic()
+        await asyncio.wait_for(asyncio.gather(*began), 4)
+        assert time.monotonic() - started < TRY_TIMEOUT_S - SILENT_S - 0.1
+        assert cluster.nodes[2].calls["DeliverMessages"] == 0, "not told where to go"
 
 
 async def test_a_node_that_comes_back_is_used_again() -> None:

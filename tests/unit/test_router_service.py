@@ -107,6 +107,21 @@ async def test_an_error_of_a_node_comes_through_as_it_was() -> None:
         assert errors.from_rpc_error(caught.value).to_status() == status
 
 
+async def test_a_router_follows_the_map() -> None:
+    """Without a call that fails first; an older map, and one of another cluster, change nothing."""
+    async with routed(nodes=1, shards=1) as (cluster, server, _):
+        table = server.dispatcher.fleet.table
+        known = table.epoch
+        for epoch, cluster_id in ((known + 7, ""), (known + 3, ""), (known + 9, "another")):
+            told = cluster.map()
+            told.epoch, told.cluster_id = epoch, cluster_id or told.cluster_id
+            cluster.nodes[1].tell_map(told)
+        async with asyncio.timeout(5):
+            while not cluster.nodes[1].maps.empty() or table.epoch == known:
+                await table.wait_change(table.version, 0.1)
+        assert table.epoch == known + 7
+
+
 async def test_the_deadline_is_passed_on() -> None:
     """What is left of it, for one try at most."""
     async with routed(nodes=1, shards=1) as (cluster, _, channel):

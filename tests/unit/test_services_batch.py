@@ -197,10 +197,17 @@ async def test_nodes_and_shards_are_told_from_here() -> None:
 
 async def test_capabilities_are_what_is_served() -> None:
     """The levels, their defaults and the limits that requests are held to."""
-    async with running() as (_, calls):
+    async with running() as (node, calls):
         told = await calls.cluster.GetCapabilities(cluster_pb2.GetCapabilitiesRequest())
         assert told.default_consistency in told.consistencies
-        assert list(told.ack_levels) == [told.default_ack] == [common_pb2.ACK_LEVEL_QUORUM]
+        assert told.default_ack == common_pb2.ACK_LEVEL_QUORUM
+        accepted = common_pb2.ACK_LEVEL_ACCEPTED
+        assert set(told.ack_levels) == set(common_pb2.AckLevel.values()) - {0, accepted}
+        node.map.policy.allow_accepted = True
+        node.map.policy.default_consistency = common_pb2.CONSISTENCY_LOCAL
+        told = await calls.cluster.GetCapabilities(cluster_pb2.GetCapabilitiesRequest())
+        assert accepted in told.ack_levels
+        assert told.default_consistency == common_pb2.CONSISTENCY_LOCAL
         assert told.limits.message_bytes == limits.MESSAGE_MAX_BYTES
         assert told.limits.upload_bytes == limits.UPLOAD_MAX_BYTES
         assert told.cluster_id == "test-cluster"

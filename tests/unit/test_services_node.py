@@ -7,6 +7,7 @@ No test is in here.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from dict_view import DictView
 from mailraft.node import services
 from mailraft.node.interfaces import Configuration, DeleteBody, Entry, Peer, replica_id
 from mailraft.node.mailstore.machine import MailStateMachine
+from mailraft.node.quorum_reads import Position
 from mailraft.node.shard import Leadership, Replica
 from mailraft.v1 import (
     account_pb2,
@@ -61,6 +63,10 @@ class FakeShard:
         self.stalled = False
         self.entries = 0
         self.heard_s = 0.0
+        self.others: dict[int, int] = {}  # voter -> durable index
+        self.silent: set[int] = set()
+        self.positions: list[Position] = []  # that others tell
+        self.watched = False
         self._last = 1
         self.replica = Replica(
             group,
@@ -70,9 +76,44 @@ class FakeShard:
             1,
             wake=self._wake,
             now=time.monotonic,
-            heard=lambda: self.heard_s,
+            standing=self,
         )
         self.lead()
+
+    # ---- Standing: this replica and those of `others` are voters
+
+    def leader_heard_s(self) -> float:
+        return self.heard_s
+
+    def in_contact(self) -> frozenset[int]:
+        return frozenset({self.replica.replica, *self.others} - self.silent)
+
+    def durable(self) -> dict[int, int]:
+        if not self.replica.leadership.leading:
+            return {}
+        return {self.replica.replica: self._last, **self.others}
+
+    def watch_disks(self) -> None:
+        self.watched = True
+
+    # ---- for tests
+
+    def position(self, **changes: Any) -> Position:
+        """How far this replica is, or another that differs in this."""
+        replica = self.replica
+        own = Position(
+            replica.replica,
+            replica.applied_index,
+            self._last,
+            1,
+            (replica.replica, *self.others),
+        )
+        return dataclasses.replace(own, **changes)
+
+    def on_disk(self, other: int, index: int) -> None:
+        """Another voter has it on disk, and says so."""
+        self.others[other] = index
+        self.watched = self.replica.told_disks(self.durable())
 
     def lead(self) -> None:
         self.replica.lead(Leadership(self.replica.replica, 1, leading=True))
@@ -121,6 +162,18 @@ class FakeCluster:
     def shard_of_slot(self, slot: int) -> int:
         return slot % SHARDS
 
+    def configuration_version(self, _: int) -> int:
+        return 1
+
+    def is_new(self, _: int) -> bool:
+        return False
+
+    def adopted(self) -> None:
+        """This map stays."""
+
+    async def wait_newer(self, _: int, timeout_s: float) -> None:
+        await asyncio.sleep(timeout_s)
+
 
 class FakeNode:
     """Implements Shards and Maps."""
@@ -147,10 +200,28 @@ class FakeNode:
     def body(self, group: int, index: int, ordinal: int) -> bytes | None:
         return self.shards[group].bodies.get((index, ordinal))
 
+    def digests(self, group: int) -> list[tuple[int, bytes]]:
+        return [(self.shards[group].replica.applied_index, bytes(16))]
+
+    def differing(self, group: int) -> frozenset[int]:
+        return frozenset()
+
+    def position(self, group: int) -> Position | None:
+        return self.shards[group].position()
+
+    async def other_positions(self, _own: Position, group: int, count: int) -> list[Position]:
+        return self.shards[group].positions[:count]
+
+    def policy(self) -> cluster_pb2.LevelPolicy:
+        return self.map.policy
+
     def now_s(self) -> float:
         return time.monotonic()
 
     def wall_ms(self) -> int:
+        return self.time_ms
+
+    def stamp_ms(self) -> int:
         return self.time_ms
 
     def current(self) -> cluster_pb2.ClusterMap:

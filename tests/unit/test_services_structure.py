@@ -1,17 +1,21 @@
 import email
 import email.message
 import os
+import tracemalloc
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.test_services_node import ALICE, delivery, refusal, running
+from tests.unit.test_services_upload import chunks, header, send
 
 from mailraft.cluster.corpus import Corpus, default_path
 from mailraft.node.services import mime, structure
-from mailraft.v1 import blob_pb2
+from mailraft.node.services.pieces import Pieces
+from mailraft.v1 import blob_pb2, delivery_pb2
 from mailraft.wire import errors
 
 IN_PLACE = ("7bit", "8bit", "binary")
@@ -205,6 +209,65 @@ def test_any_bytes_have_a_structure(raw: bytes) -> None:
     check_places(raw, mime.parse(raw))
 
 
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=60).map(b"".join), st.lists(st.integers(1, 9), max_size=400))
+def test_in_pieces_as_in_one(raw: bytes, sizes: list[int]) -> None:
+    """Wherever the bytes are cut, the structure is the same."""
+    assert mime.parse_pieces(cut(raw, sizes)) == mime.parse(raw)
+
+
+def test_delimiters_across_pieces() -> None:
+    """Pieces of any one size: every delimiter and line end lies across some of them."""
+    told = mime.parse(NESTED)
+    for size in range(1, 100):
+        assert mime.parse_pieces(cut(NESTED, [size] * len(NESTED))) == told
+
+
+def cut(raw: bytes, sizes: list[int]) -> Pieces:
+    """The bytes in pieces of these sizes, and the rest."""
+    places = [min(place, len(raw)) for place in accumulate(sizes, initial=0)]
+    parts = [raw[begin:end] for begin, end in pairwise([*places, len(raw)]) if begin < end]
+    return Pieces([len(part) for part in parts], parts.__getitem__)
+
+
+@pytest.mark.parametrize("size", [4_000, 4_090, 4_096, 4_097, 70_000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
+def test_headers_longer_than_what_is_looked_at(size: int, end: bytes) -> None:
+    """The body begins where it does, whatever part of the header is looked at first."""
+    for more in range(4):
+        field = b"X-Long: " + b"a" * (size + more - 8)
+        raw = end.join([b"Content-Type: text/html", field, b"X: y", b"", b"body"])
+        told = mime.parse(raw)
+        assert told.root.body_offset_bytes == len(raw) - 4
+        assert mime.parse_pieces(cut(raw, [100] * 50)) == told
+
+
+def test_few_pieces_are_in_memory() -> None:
+    """40 MiB in pieces of a MiB, nested three deep, take a few MiB."""
+    part = b"x" * 997 + b"\r\n"
+    inner = b"Content-Type: multipart/mixed; boundary=in\r\n\r\n--in\r\n\r\n"
+    ahead = b"Content-Type: multipart/mixed; boundary=out\r\n\r\n--out\r\n"
+    ahead += b"Content-Type: message/rfc822\r\n\r\n" + inner
+    behind = b"\r\n--in--\r\n--out--\r\n"
+    size = 1024 * 1024
+
+    def opened(number: int) -> bytes:
+        text = (part * (size // len(part) + 1))[: size - len(ahead) - len(behind)]
+        return (
+            (ahead if number == 0 else b"." * len(ahead))
+            + text
+            + (behind if number == 39 else b"." * len(behind))
+        )
+
+    tracemalloc.start()
+    told = mime.parse_pieces(Pieces([size] * 40, opened))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (forwarded,) = told.root.parts
+    assert forwarded.parts[0].parts[0].body_size_bytes == 40 * size - len(ahead) - len(behind)
+    assert peak_bytes < 8 * size
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -243,6 +306,25 @@ async def test_structures_that_are_refused() -> None:
         request.message_id = stored.message_id
         error = await refusal(calls.blobs.GetStructure(request))
         assert isinstance(error, errors.BlobCorruptError)
+
+
+async def test_a_part_of_a_large_message_is_damaged() -> None:
+    """It is told, though the parts are read one after the other."""
+    async with running() as (node, calls):
+        await calls.create(ALICE)
+        raw = NESTED.replace(b"first", b"x" * 3 * 1024 * 1024)
+        done = await send(calls, header(raw), chunks(raw))
+        stored = await calls.append(ALICE, delivery_pb2.AppendItem(blob_id=done.blob_id))
+        request = blob_pb2.GetStructureRequest(
+            account_id=ALICE, message_id=stored.messages[0].message_id
+        )
+        bodies = node.shard_of(ALICE).bodies
+        whole = dict(bodies)
+        del bodies[max(bodies)]
+        error = await refusal(calls.blobs.GetStructure(request))
+        assert isinstance(error, errors.BlobCorruptError)
+        bodies.update(whole)
+        assert (await calls.blobs.GetStructure(request)).root == mime.parse(raw).root
 
 
 def test_the_cache_is_bounded() -> None:

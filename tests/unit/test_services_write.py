@@ -27,7 +27,6 @@ from mailraft.v1 import (
     error_pb2,
     mailbox_pb2,
     message_pb2,
-    message_service_pb2,
 )
 from mailraft.wire import errors, limits, tokens
 
@@ -349,13 +348,12 @@ async def test_a_request_id_stands_for_one_content() -> None:
 
 
 async def test_levels_that_cannot_be_kept_are_refused() -> None:
-    """A known level that is not there yet is NOT_IMPLEMENTED, an unknown one BAD_FIELD."""
+    """One that is not allowed is LEVEL_NOT_ALLOWED, an unknown one BAD_FIELD."""
     async with running() as (node, calls):
         await calls.create(ALICE)
         rows = node.rows()
         for ack, kind in (
-            (common_pb2.ACK_LEVEL_ALL, errors.UnimplementedError),
-            (common_pb2.ACK_LEVEL_ACCEPTED, errors.UnimplementedError),
+            (common_pb2.ACK_LEVEL_ACCEPTED, errors.LevelNotAllowedError),
             (77, errors.BadFieldError),
         ):
             options = common_pb2.WriteOptions(ack=ack)  # type: ignore[arg-type]
@@ -420,12 +418,3 @@ async def test_a_bug_is_answered_with_an_incident(
         assert "hello" not in caplog.text
         [[result]] = await calls.deliver(delivery(MAIL, ALICE))
         assert result.reason == error_pb2.ERROR_REASON_INTERNAL_ERROR
-
-
-async def test_what_is_not_there_yet_says_so() -> None:
-    """Methods of later versions answer NOT_IMPLEMENTED and say what they are planned with."""
-    async with running() as (_, calls):
-        call = calls.messages.WaitCommitted(message_service_pb2.WaitCommittedRequest())
-        error = await refusal(call)
-        assert isinstance(error, errors.UnimplementedError)
-        assert "planned" in error.message

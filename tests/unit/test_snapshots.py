@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import shutil
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client import CollectorRegistry
 
-from mailraft.client import AsyncClient
-from mailraft.cluster import mapfile
 from mailraft.internal.v1 import peer_service_pb2_grpc, snapshot_pb2
 from mailraft.node import failpoints, snapshot_receiver, snapshots
 from mailraft.node.consensus.compaction import CompactionLimits
@@ -22,98 +17,16 @@ from mailraft.node.consensus.settings import Settings
 from mailraft.node.engine import keys
 from mailraft.node.engine.snapshot import Pack
 from mailraft.node.engine.store import Store
-from mailraft.node.metrics import SnapshotMetrics
-from mailraft.node.server import NodeOptions, NodeServer
-from mailraft.v1 import cluster_pb2
 from mailraft.wire import errors
-from mailraft.wire.credentials import Insecure
+from three_nodes import SHARD, Nodes, until
 
-SHARD = 1
 SMALL = Settings(compaction=CompactionLimits(entries_max=8, follower_bytes_max=1_000))
-CAUGHT_UP_S = 20.0
-
-
-class Nodes:
-    """Three nodes with one shard, on this loop."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        nodes = [
-            cluster_pb2.Node(
-                id=number, name=f"n{number}", address=f"127.0.0.1:{_free_port()}", weight_milli=1000
-            )
-            for number in (1, 2, 3)
-        ]
-        self.map = mapfile.make(nodes, 1)
-        self.running: dict[int, NodeServer] = {}
-
-    def folder(self, number: int) -> Path:
-        """Where a node keeps everything."""
-        return self._folder / f"n{number}"
-
-    async def start(self, number: int) -> None:
-        """Start one, or start it again."""
-        node = NodeServer(
-            options=NodeOptions(
-                data_dir=self.folder(number),
-                listen_address=self.map.nodes[number - 1].address,
-                credentials=Insecure(),
-                consensus=SMALL,
-                registry=CollectorRegistry(),
-            ),
-            view=mapfile.StaticClusterView(self.map, number),
-            maps=mapfile.StaticMaps(self.map),
-        )
-        await node.start()
-        self.running[number] = node
-
-    async def stop(self, number: int) -> None:
-        """Stop one in good order."""
-        await self.running.pop(number).stop(0.1)
-
-    @property
-    def leader(self) -> int:
-        """The node that leads; 0: none."""
-        for number, node in self.running.items():
-            if next(iter(node.replicas())).leadership.leading:
-                return number
-        return 0
-
-    def applied(self, number: int) -> tuple[int, int, bytes]:
-        """Index, term and digest of what a node has applied."""
-        store = self.running[number]._store
-        assert store is not None
-        return store.applied(SHARD)
-
-    def base_index(self, number: int) -> int:
-        """Where a node's log begins."""
-        store = self.running[number]._store
-        assert store is not None
-        return store.load(SHARD).base.index
-
-    def metrics(self) -> list[SnapshotMetrics]:
-        """Of the senders of all running nodes."""
-        senders = [node._snapshots for node in self.running.values()]
-        return [sender.metrics for sender in senders if sender is not None]
-
-    def alike(self) -> bool:
-        """Every running node has applied the same, to the last byte."""
-        return len({self.applied(number) for number in self.running}) == 1
-
-    def client(self) -> AsyncClient:
-        """Of the running nodes."""
-        return AsyncClient(self.map.nodes[next(iter(self.running)) - 1].address, insecure=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
+    found = Nodes(tmp_path, SMALL)
     for number in (1, 2, 3):
         await found.start(number)
     await until(lambda: found.leader != 0)
@@ -121,13 +34,6 @@ async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     failpoints.arm("")
     for number in list(found.running):
         await found.stop(number)
-
-
-async def until(condition: Callable[[], bool], within_s: float = CAUGHT_UP_S) -> None:
-    """Wait for it."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110  # nothing tells a test of it
-            await asyncio.sleep(0.02)
 
 
 async def leave_behind(nodes: Nodes, *, messages: int = 40, size_bytes: int = 20_000) -> int:

@@ -16,6 +16,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mailraft.v1 import cluster_pb2 as _cluster_pb2
 from mailraft.v1 import common_pb2 as _common_pb2
 from mailraft.v1 import job_pb2 as _job_pb2
@@ -29,6 +30,121 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AlarmSeverity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlarmSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlarmSeverity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALARM_SEVERITY_UNSPECIFIED: _AlarmSeverity.ValueType  # 0
+    ALARM_SEVERITY_WARNING: _AlarmSeverity.ValueType  # 1
+    """Everything is served, with less to spare."""
+    ALARM_SEVERITY_CRITICAL: _AlarmSeverity.ValueType  # 2
+    """Some mail cannot be read or written now."""
+
+class AlarmSeverity(_AlarmSeverity, metaclass=_AlarmSeverityEnumTypeWrapper): ...
+
+ALARM_SEVERITY_UNSPECIFIED: AlarmSeverity.ValueType  # 0
+ALARM_SEVERITY_WARNING: AlarmSeverity.ValueType  # 1
+"""Everything is served, with less to spare."""
+ALARM_SEVERITY_CRITICAL: AlarmSeverity.ValueType  # 2
+"""Some mail cannot be read or written now."""
+Global___AlarmSeverity: _TypeAlias = AlarmSeverity  # noqa: Y015
+
+@_typing.final
+class GetClusterStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterStatusRequest: _TypeAlias = GetClusterStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetClusterStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    epoch: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeStatus]:
+        """By id, also those that have left."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.ShardStatus]:
+        """By id, the meta group first, as shard 0. At most 4,097. Without digests."""
+
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]:
+        """What is wrong, the worst first. Each ends with its cause."""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        nodes: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
+        shards: _abc.Iterable[_cluster_pb2.ShardStatus] | None = ...,
+        alarms: _abc.Iterable[Global___Alarm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "cluster_id", b"cluster_id", "epoch", b"epoch", "nodes", b"nodes", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class Alarm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """What it is, and which node it is about: "no-leader", "node-silent/3". The same
+    for as long as its cause lasts.
+    """
+    severity: Global___AlarmSeverity.ValueType
+    message: _builtins.str
+    """For a human."""
+    node_id: _builtins.int
+    """0: not about one."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Empty: not about some."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        severity: Global___AlarmSeverity.ValueType = ...,
+        message: _builtins.str = ...,
+        node_id: _builtins.int = ...,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "message", b"message", "node_id", b"node_id", "severity", b"severity", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alarm: _TypeAlias = Alarm  # noqa: Y015
 
 @_typing.final
 class AddNodeRequest(_message.Message):
@@ -567,16 +683,20 @@ class GetSettingsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SETTINGS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The epoch of the meta group. The map that others tell may be older."""
     @_builtins.property
     def settings(self) -> Global___Settings: ...
     def __init__(
         self,
         *,
         settings: Global___Settings | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,11 @@ class AdminServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetClusterStatus = channel.unary_unary(
+                '/mailraft.v1.AdminService/GetClusterStatus',
+                request_serializer=mailraft_dot_v1_dot_admin__pb2.GetClusterStatusRequest.SerializeToString,
+                response_deserializer=mailraft_dot_v1_dot_admin__pb2.GetClusterStatusResponse.FromString,
+                _registered_method=True)
         self.AddNode = channel.unary_unary(
                 '/mailraft.v1.AdminService/AddNode',
                 request_serializer=mailraft_dot_v1_dot_admin__pb2.AddNodeRequest.SerializeToString,
@@ -93,6 +98,14 @@ class AdminServiceStub:
 
 class AdminServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def GetClusterStatus(self, request, context):
+        """How the cluster does, as the leader of the meta group hears it from every
+        node twice a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def AddNode(self, request, context):
         """Admits a node. Replicas move to it with the next rebalance. Errors:
@@ -184,6 +197,11 @@ class AdminServiceServicer:
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetClusterStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClusterStatus,
+                    request_deserializer=mailraft_dot_v1_dot_admin__pb2.GetClusterStatusRequest.FromString,
+                    response_serializer=mailraft_dot_v1_dot_admin__pb2.GetClusterStatusResponse.SerializeToString,
+            ),
             'AddNode': grpc.unary_unary_rpc_method_handler(
                     servicer.AddNode,
                     request_deserializer=mailraft_dot_v1_dot_admin__pb2.AddNodeRequest.FromString,
@@ -249,6 +267,33 @@ def add_AdminServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def GetClusterStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailraft.v1.AdminService/GetClusterStatus',
+            mailraft_dot_v1_dot_admin__pb2.GetClusterStatusRequest.SerializeToString,
+            mailraft_dot_v1_dot_admin__pb2.GetClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def AddNode(request,

@@ -39,6 +39,10 @@ class AdminServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClusterStatusRequest, _admin_pb2.GetClusterStatusResponse]
+    """How the cluster does, as the leader of the meta group hears it from every
+    node twice a second.
+    """
     AddNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddNodeRequest, _admin_pb2.AddNodeResponse]
     """Admits a node. Replicas move to it with the next rebalance. Errors:
     NODE_EXISTS.
@@ -83,6 +87,10 @@ class AdminServiceStub:
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetClusterStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClusterStatusRequest, _admin_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
+    """How the cluster does, as the leader of the meta group hears it from every
+    node twice a second.
+    """
     AddNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddNodeRequest, _admin_pb2.AddNodeResponse]  # type: ignore[assignment]
     """Admits a node. Replicas move to it with the next rebalance. Errors:
     NODE_EXISTS.
@@ -125,6 +133,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Errors: ETAG_MISMATCH, LEVEL_NOT_ALLOWED."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def GetClusterStatus(
+        self,
+        request: _admin_pb2.GetClusterStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetClusterStatusResponse, _abc.Awaitable[_admin_pb2.GetClusterStatusResponse]]:
+        """How the cluster does, as the leader of the meta group hears it from every
+        node twice a second.
+        """
+
     @_abc_1.abstractmethod
     def AddNode(
         self,

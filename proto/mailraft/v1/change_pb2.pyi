@@ -124,7 +124,9 @@ Global___ListChangesResponse: _TypeAlias = ListChangesResponse  # noqa: Y015
 class ObjectChanges(_message.Message):
     """Each id is in at most one of the three lists: created and then updated is
     created; created and then destroyed is in none; updated and then destroyed is
-    destroyed.
+    destroyed. A mailbox that is destroyed takes its memberships along: messages
+    that were in no other are gone with it, though a large mailbox tells them as
+    destroyed (and the others as updated) only by and by, in later changes.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

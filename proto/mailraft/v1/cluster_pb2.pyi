@@ -98,7 +98,9 @@ class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaS
     REPLICA_STATE_UNREACHABLE: _ReplicaState.ValueType  # 4
     """Not heard lately."""
     REPLICA_STATE_CORRUPT: _ReplicaState.ValueType  # 5
-    """Found damage in its own data and stands aside until it is replaced."""
+    """Found damage in its own data, or differs from its peers, and stands aside
+    until it is replaced.
+    """
 
 class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper): ...
 
@@ -110,7 +112,9 @@ REPLICA_STATE_INSTALLING: ReplicaState.ValueType  # 3
 REPLICA_STATE_UNREACHABLE: ReplicaState.ValueType  # 4
 """Not heard lately."""
 REPLICA_STATE_CORRUPT: ReplicaState.ValueType  # 5
-"""Found damage in its own data and stands aside until it is replaced."""
+"""Found damage in its own data, or differs from its peers, and stands aside
+until it is replaced.
+"""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 @_typing.final
@@ -125,6 +129,8 @@ class ClusterMap(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """Unique to this cluster. A client that sees another one has the wrong address."""
     epoch: _builtins.int
@@ -143,6 +149,16 @@ class ClusterMap(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """By ascending id."""
 
+    @_builtins.property
+    def meta(self) -> Global___Shard:
+        """The group that keeps this map, with id 0 and no slots. Absent: the map is a
+        file that does not change.
+        """
+
+    @_builtins.property
+    def policy(self) -> Global___LevelPolicy:
+        """Absent: the defaults of LevelPolicy."""
+
     def __init__(
         self,
         *,
@@ -152,14 +168,45 @@ class ClusterMap(_message.Message):
         slots: _abc.Iterable[Global___SlotRange] | None = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         nodes: _abc.Iterable[Global___Node] | None = ...,
+        meta: Global___Shard | None = ...,
+        policy: Global___LevelPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "nodes", b"nodes", "shards", b"shards", "slot_count", b"slot_count", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "meta", b"meta", "nodes", b"nodes", "policy", b"policy", "shards", b"shards", "slot_count", b"slot_count", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterMap: _TypeAlias = ClusterMap  # noqa: Y015
+
+@_typing.final
+class LevelPolicy(_message.Message):
+    """What levels mean and which are allowed in this cluster (see Settings)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_CONSISTENCY_FIELD_NUMBER: _builtins.int
+    DEFAULT_ACK_FIELD_NUMBER: _builtins.int
+    ALLOW_ACCEPTED_FIELD_NUMBER: _builtins.int
+    default_consistency: _common_pb2.Consistency.ValueType
+    """What an unset level means. Unset: SESSION and QUORUM."""
+    default_ack: _common_pb2.AckLevel.ValueType
+    allow_accepted: _builtins.bool
+    """ACCEPTED may be asked for."""
+    def __init__(
+        self,
+        *,
+        default_consistency: _common_pb2.Consistency.ValueType = ...,
+        default_ack: _common_pb2.AckLevel.ValueType = ...,
+        allow_accepted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_accepted", b"allow_accepted", "default_ack", b"default_ack", "default_consistency", b"default_consistency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LevelPolicy: _TypeAlias = LevelPolicy  # noqa: Y015
 
 @_typing.final
 class SlotRange(_message.Message):
@@ -485,6 +532,9 @@ class NodeStatus(_message.Message):
     LEADERS_FIELD_NUMBER: _builtins.int
     DISK_USED_BYTES_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    LOOP_LAG_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_MS_FIELD_NUMBER: _builtins.int
     reachable: _builtins.bool
     """Whether it was heard lately, and how long ago."""
     heard_age_ms: _builtins.int
@@ -492,6 +542,14 @@ class NodeStatus(_message.Message):
     leaders: _builtins.int
     disk_used_bytes: _builtins.int
     disk_free_bytes: _builtins.int
+    disk_total_bytes: _builtins.int
+    """What follows is told by GetClusterStatus alone. Of the file system that its
+    folder is on.
+    """
+    loop_lag_ms: _builtins.int
+    """How late its event loop runs: what a caller waits on top."""
+    clock_ahead_ms: _builtins.int
+    """How far its wall clock is ahead of the median of its peers; below 0: behind."""
     @_builtins.property
     def node(self) -> Global___Node: ...
     def __init__(
@@ -504,10 +562,13 @@ class NodeStatus(_message.Message):
         leaders: _builtins.int = ...,
         disk_used_bytes: _builtins.int = ...,
         disk_free_bytes: _builtins.int = ...,
+        disk_total_bytes: _builtins.int = ...,
+        loop_lag_ms: _builtins.int = ...,
+        clock_ahead_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "disk_used_bytes", b"disk_used_bytes", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "loop_lag_ms", b"loop_lag_ms", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,11 +682,14 @@ class ShardStatus(_message.Message):
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    UNDER_REPLICATED_FIELD_NUMBER: _builtins.int
     commit_index: _builtins.int
     accounts: _builtins.int
     size_bytes: _builtins.int
     available: _builtins.bool
     """Enough voters are in contact to write."""
+    under_replicated: _builtins.bool
+    """Fewer voters live than should. Told by GetClusterStatus alone."""
     @_builtins.property
     def shard(self) -> Global___Shard: ...
     @_builtins.property
@@ -641,10 +705,11 @@ class ShardStatus(_message.Message):
         accounts: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         available: _builtins.bool = ...,
+        under_replicated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "available", b"available", "commit_index", b"commit_index", "replicas", b"replicas", "shard", b"shard", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "available", b"available", "commit_index", b"commit_index", "replicas", b"replicas", "shard", b"shard", "size_bytes", b"size_bytes", "under_replicated", b"under_replicated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -660,6 +725,7 @@ class ReplicaStatus(_message.Message):
     DURABLE_INDEX_FIELD_NUMBER: _builtins.int
     HEARD_AGE_MS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.int
     state: Global___ReplicaState.ValueType
     applied_index: _builtins.int
@@ -672,6 +738,12 @@ class ReplicaStatus(_message.Message):
     """The rolling digest of its state at applied_index: equal on all replicas at
     equal indexes.
     """
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateDigest]:
+        """Digests at earlier applied indexes, ascending: replicas that get writes are
+        never all at one index, but they keep the same earlier ones. A bounded number.
+        """
+
     def __init__(
         self,
         *,
@@ -681,14 +753,37 @@ class ReplicaStatus(_message.Message):
         durable_index: _builtins.int = ...,
         heard_age_ms: _builtins.int = ...,
         digest: _builtins.bytes = ...,
+        earlier: _abc.Iterable[Global___StateDigest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "digest", b"digest", "durable_index", b"durable_index", "heard_age_ms", b"heard_age_ms", "replica_id", b"replica_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "digest", b"digest", "durable_index", b"durable_index", "earlier", b"earlier", "heard_age_ms", b"heard_age_ms", "replica_id", b"replica_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class StateDigest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    applied_index: _builtins.int
+    digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        applied_index: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateDigest: _TypeAlias = StateDigest  # noqa: Y015
 
 @_typing.final
 class LocateRequest(_message.Message):

@@ -83,7 +83,9 @@ class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consisten
     CONSISTENCY_QUORUM: _Consistency.ValueType  # 2
     """The freshest applied state among ReadOptions.replicas replicas (0: a
     majority). Needs no leader, so it works through an election. Not
-    linearizable.
+    linearizable: Served.complete tells when it happens to show everything that
+    was acknowledged at QUORUM before the read began. QUORUM_UNAVAILABLE when so
+    many do not answer.
     """
     CONSISTENCY_SESSION: _Consistency.ValueType  # 3
     """At least what this session wrote or read, as told by
@@ -91,8 +93,9 @@ class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consisten
     in time.
     """
     CONSISTENCY_BOUNDED: _Consistency.ValueType  # 4
-    """At most ReadOptions.max_staleness_ms old, from any replica. REPLICA_LAGGING
-    if none is.
+    """At most ReadOptions.max_staleness_ms old when the read began, from any
+    replica: one that has not been certain for so long asks a quorum first.
+    REPLICA_LAGGING if none can be.
     """
     CONSISTENCY_LOCAL: _Consistency.ValueType  # 5
     """Some committed prefix, from any replica; Served.age_ms tells how old."""
@@ -112,7 +115,9 @@ waiting reads. Refused with QUORUM_UNAVAILABLE when a majority is down.
 CONSISTENCY_QUORUM: Consistency.ValueType  # 2
 """The freshest applied state among ReadOptions.replicas replicas (0: a
 majority). Needs no leader, so it works through an election. Not
-linearizable.
+linearizable: Served.complete tells when it happens to show everything that
+was acknowledged at QUORUM before the read began. QUORUM_UNAVAILABLE when so
+many do not answer.
 """
 CONSISTENCY_SESSION: Consistency.ValueType  # 3
 """At least what this session wrote or read, as told by
@@ -120,8 +125,9 @@ ReadOptions.min_state, from any replica. REPLICA_LAGGING if none reaches it
 in time.
 """
 CONSISTENCY_BOUNDED: Consistency.ValueType  # 4
-"""At most ReadOptions.max_staleness_ms old, from any replica. REPLICA_LAGGING
-if none is.
+"""At most ReadOptions.max_staleness_ms old when the read began, from any
+replica: one that has not been certain for so long asks a quorum first.
+REPLICA_LAGGING if none can be.
 """
 CONSISTENCY_LOCAL: Consistency.ValueType  # 5
 """Some committed prefix, from any replica; Served.age_ms tells how old."""
@@ -138,7 +144,9 @@ class _AckLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AckLevel.Val
     ACK_LEVEL_ACCEPTED: _AckLevel.ValueType  # 1
     """On the leader's disk and queued for commit. MAY BE LOST with the leader:
     WaitCommitted tells. The reply carries no UIDs, no MODSEQ and no state. Must
-    be allowed by the cluster's settings, else LEVEL_NOT_ALLOWED.
+    be allowed by the cluster's settings, else LEVEL_NOT_ALLOWED. Uploads, and
+    calls that choose messages by UIDs, are served at QUORUM: their replies say
+    what is still to be done.
     """
     ACK_LEVEL_QUORUM: _AckLevel.ValueType  # 2
     """On disk on a majority of the shard's voters and applied at the leader."""
@@ -162,7 +170,9 @@ ACK_LEVEL_UNSPECIFIED: AckLevel.ValueType  # 0
 ACK_LEVEL_ACCEPTED: AckLevel.ValueType  # 1
 """On the leader's disk and queued for commit. MAY BE LOST with the leader:
 WaitCommitted tells. The reply carries no UIDs, no MODSEQ and no state. Must
-be allowed by the cluster's settings, else LEVEL_NOT_ALLOWED.
+be allowed by the cluster's settings, else LEVEL_NOT_ALLOWED. Uploads, and
+calls that choose messages by UIDs, are served at QUORUM: their replies say
+what is still to be done.
 """
 ACK_LEVEL_QUORUM: AckLevel.ValueType  # 2
 """On disk on a majority of the shard's voters and applied at the leader."""
@@ -338,8 +348,8 @@ class WriteOptions(_message.Message):
     IF_IN_STATE_FIELD_NUMBER: _builtins.int
     ack: Global___AckLevel.ValueType
     replicas: _builtins.int
-    """REPLICAS: how many voters, above a majority and at most the number of
-    voters. Other levels: must be 0.
+    """REPLICAS: how many voters, a majority (which is QUORUM) or more. Other
+    levels: must be 0.
     """
     if_in_state: _builtins.str
     """Do the mutation only if the account's state is still exactly this, else
@@ -406,13 +416,16 @@ class Served(_message.Message):
     index of the entry (0 under ACCEPTED).
     """
     age_ms: _builtins.int
-    """Reads: how long ago, at most, the answer was the shard's newest committed
-    state. 0 for LINEARIZABLE. An upper bound where clocks of nodes drift at
-    most as the cluster allows.
+    """Reads: how long before the read began, at most, the answer was the shard's
+    newest committed state. 0 for LINEARIZABLE. Measured by the replica's own
+    clock since it last heard so from a quorum, so it may well be newer; not less
+    than 2,147,483,648,000 when it never did.
     """
     complete: _builtins.bool
     """Whether the answer is whole. False if parts could not be reached (see the
     reply's own field for which). A page that has a successor is complete.
+    QUORUM reads: it is proven that the answer shows everything acknowledged at
+    QUORUM before the read began.
     """
     replicas: _builtins.int
     """How many replicas stand behind the answer: asked in a QUORUM read, or known

@@ -502,10 +502,14 @@ class ReplicaLagging(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
+    FRESHER_REPLICA_ID_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     replica_id: _builtins.int
     applied_index: _builtins.int
     age_ms: _builtins.int
+    """As Served.age_ms."""
+    fresher_replica_id: _builtins.int
+    """QUORUM reads: the replica that is further ahead. 0: not known."""
     def __init__(
         self,
         *,
@@ -513,10 +517,11 @@ class ReplicaLagging(_message.Message):
         replica_id: _builtins.int = ...,
         applied_index: _builtins.int = ...,
         age_ms: _builtins.int = ...,
+        fresher_replica_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "applied_index", b"applied_index", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "applied_index", b"applied_index", "fresher_replica_id", b"fresher_replica_id", "replica_id", b"replica_id", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,7 +107,7 @@ class Mailbox(_message.Message):
     total_threads: _builtins.int
     """Output only. Threads with a message in it, and those of them with an unseen
     message in any mailbox but trash (RFC 8621 section 2, totalThreads,
-    unreadThreads).
+    unreadThreads). Not kept yet: always 0.
     """
     unread_threads: _builtins.int
     size_bytes: _builtins.int

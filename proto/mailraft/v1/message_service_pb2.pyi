@@ -61,24 +61,24 @@ class _WaitOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitOutco
     DESCRIPTOR: _descriptor.EnumDescriptor
     WAIT_OUTCOME_UNSPECIFIED: _WaitOutcome.ValueType  # 0
     WAIT_OUTCOME_COMMITTED: _WaitOutcome.ValueType  # 1
-    """It is committed and applied, with its effects or with its error. The same
-    request sent again with ack QUORUM answers which.
+    """It is committed and applied, for this account. The same request sent again
+    with ack QUORUM answers what it did.
     """
     WAIT_OUTCOME_LOST: _WaitOutcome.ValueType  # 2
-    """It was lost, or never arrived, and cannot appear any more unless it is sent
-    again.
+    """It was lost or refused, or never arrived: it changed nothing, and cannot
+    appear any more unless it is sent again.
     """
 
 class WaitOutcome(_WaitOutcome, metaclass=_WaitOutcomeEnumTypeWrapper): ...
 
 WAIT_OUTCOME_UNSPECIFIED: WaitOutcome.ValueType  # 0
 WAIT_OUTCOME_COMMITTED: WaitOutcome.ValueType  # 1
-"""It is committed and applied, with its effects or with its error. The same
-request sent again with ack QUORUM answers which.
+"""It is committed and applied, for this account. The same request sent again
+with ack QUORUM answers what it did.
 """
 WAIT_OUTCOME_LOST: WaitOutcome.ValueType  # 2
-"""It was lost, or never arrived, and cannot appear any more unless it is sent
-again.
+"""It was lost or refused, or never arrived: it changed nothing, and cannot
+appear any more unless it is sent again.
 """
 Global___WaitOutcome: _TypeAlias = WaitOutcome  # noqa: Y015
 

@@ -37,7 +37,9 @@ class _TextFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextField.V
     TEXT_FIELD_BCC: _TextField.ValueType  # 5
     TEXT_FIELD_SUBJECT: _TextField.ValueType  # 6
     TEXT_FIELD_BODY: _TextField.ValueType  # 7
-    """Text parts only."""
+    """Text parts only, HTML without its tags. Of a large message at least the first
+    512 KiB are looked at, and at most 1 MiB.
+    """
     TEXT_FIELD_WHOLE: _TextField.ValueType  # 8
     """All header fields and the body (IMAP TEXT)."""
 
@@ -53,7 +55,9 @@ TEXT_FIELD_CC: TextField.ValueType  # 4
 TEXT_FIELD_BCC: TextField.ValueType  # 5
 TEXT_FIELD_SUBJECT: TextField.ValueType  # 6
 TEXT_FIELD_BODY: TextField.ValueType  # 7
-"""Text parts only."""
+"""Text parts only, HTML without its tags. Of a large message at least the first
+512 KiB are looked at, and at most 1 MiB.
+"""
 TEXT_FIELD_WHOLE: TextField.ValueType  # 8
 """All header fields and the body (IMAP TEXT)."""
 Global___TextField: _TypeAlias = TextField  # noqa: Y015
@@ -143,7 +147,7 @@ class MessageFilter(_message.Message):
     """Message.modseq is at least this (MODSEQ, RFC 7162 section 3.1.5)."""
     all_in_thread_have_keyword: _builtins.str
     """Conditions on the other messages of the thread (RFC 8621 section 4.4.1):
-    all, some or none have this keyword.
+    all, some or none have this keyword. Not answered yet: FILTER_UNSUPPORTED.
     """
     some_in_thread_have_keyword: _builtins.str
     none_in_thread_have_keyword: _builtins.str
@@ -170,7 +174,11 @@ class MessageFilter(_message.Message):
     @_builtins.property
     def sent(self) -> Global___TimeRange: ...
     @_builtins.property
-    def header(self) -> Global___HeaderMatch: ...
+    def header(self) -> Global___HeaderMatch:
+        """Header fields that Derived has not, and text of bodies, are read from the
+        messages' bytes: in SearchMessages only.
+        """
+
     @_builtins.property
     def text(self) -> Global___TextMatch: ...
     @_builtins.property
@@ -318,7 +326,10 @@ Global___HeaderMatch: _TypeAlias = HeaderMatch  # noqa: Y015
 
 @_typing.final
 class TextMatch(_message.Message):
-    """The decoded text contains `value`. Compared without case (RFC 5051)."""
+    """The decoded text contains `value`. Compared without case (RFC 5051); in bodies,
+    and in header fields that Derived has not, any blanks and line ends count as one
+    blank.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -367,7 +378,10 @@ Global___SortKey: _TypeAlias = SortKey  # noqa: Y015
 class SearchMessagesRequest(_message.Message):
     """A search over the account or one mailbox. It reads what it must: each page has
     a budget of work, so that a page may be short or empty and still carry a
-    token. Go on until the token is empty.
+    token. Go on until the token is empty. Where bytes decide (BODY, ANY, WHOLE, other
+    header fields) a page reads those of at most 100 messages and 4 MiB, and of none
+    that other conditions rule out. A replica on which they are damaged answers
+    BLOB_CORRUPT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -388,7 +402,9 @@ class SearchMessagesRequest(_message.Message):
     page_token: _builtins.str
     view: _message_pb2.MessageView.ValueType
     collapse_threads: _builtins.bool
-    """Show only the first match of each thread (RFC 8621 section 4.4.3)."""
+    """Show only the first match of each thread (RFC 8621 section 4.4.3). Not answered
+    yet: FILTER_UNSUPPORTED.
+    """
     @_builtins.property
     def read_options(self) -> _common_pb2.ReadOptions: ...
     @_builtins.property
@@ -397,8 +413,10 @@ class SearchMessagesRequest(_message.Message):
 
     @_builtins.property
     def sort(self) -> _containers.RepeatedCompositeFieldContainer[Global___SortKey]:
-        """Empty: by received time, newest first. Ties are ordered by message id. At
-        most 4. Orders that the server cannot page through in bounded memory answer
+        """Empty: by received time, newest first. Messages of the same received time come
+        in the order of mailbox and UID where that time is the only key, backwards if
+        the key is descending; all other ties in the order in which they were stored.
+        At most 4. Orders that the server cannot page through in bounded memory answer
         FILTER_UNSUPPORTED.
         """
 

@@ -21,4 +21,5 @@ async def drain(requests: AsyncIterator[Any]) -> None:
     with suppress(Exception):  # the end, the time, or a stream that broke: nothing is left to take
         async with asyncio.timeout(DRAIN_MAX_S):
             while True:
-                await asyncio.wait_for(anext(requests), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    await anext(requests)

@@ -26,13 +26,25 @@ from mailraft.internal.v1 import raft_pb2 as mailraft_dot_internal_dot_v1_dot_ra
 from mailraft.internal.v1 import snapshot_pb2 as mailraft_dot_internal_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mailraft/internal/v1/peer_service.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto\x1a#mailraft/internal/v1/snapshot.proto2\xde\x01\n\x0bPeerService\x12[\n\x08\x45xchange\x12%.mailraft.internal.v1.ExchangeRequest\x1a&.mailraft.internal.v1.ExchangeResponse(\x01\x12r\n\x0fInstallSnapshot\x12,.mailraft.internal.v1.InstallSnapshotRequest\x1a-.mailraft.internal.v1.InstallSnapshotResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mailraft/internal/v1/peer_service.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto\x1a#mailraft/internal/v1/snapshot.proto\"[\n\x12GetPositionRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\r\x12\x0f\n\x07to_node\x18\x03 \x01(\r\x12\r\n\x05group\x18\x04 \x01(\r\"\x91\x01\n\x13GetPositionResponse\x12\x0f\n\x07replica\x18\x01 \x01(\x04\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x12\n\nlast_index\x18\x03 \x01(\x04\x12\x1d\n\x15\x63onfiguration_version\x18\x04 \x01(\x04\x12\x0e\n\x06voters\x18\x05 \x03(\x04\x12\x0f\n\x07\x61mnesic\x18\x06 \x01(\x08\"[\n\x11GetDigestsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\r\x12\x0f\n\x07to_node\x18\x03 \x01(\r\x12\x0e\n\x06groups\x18\x04 \x03(\r\"L\n\x12GetDigestsResponse\x12\x36\n\x08replicas\x18\x01 \x03(\x0b\x32$.mailraft.internal.v1.ReplicaDigests\"v\n\x0eReplicaDigests\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0f\n\x07replica\x18\x02 \x01(\x04\x12\x10\n\x08\x64iverged\x18\x03 \x01(\x08\x12\x32\n\x07\x64igests\x18\x04 \x03(\x0b\x32!.mailraft.internal.v1.StateDigest\",\n\x0bStateDigest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x32\xa3\x03\n\x0bPeerService\x12[\n\x08\x45xchange\x12%.mailraft.internal.v1.ExchangeRequest\x1a&.mailraft.internal.v1.ExchangeResponse(\x01\x12r\n\x0fInstallSnapshot\x12,.mailraft.internal.v1.InstallSnapshotRequest\x1a-.mailraft.internal.v1.InstallSnapshotResponse(\x01\x30\x01\x12_\n\nGetDigests\x12\'.mailraft.internal.v1.GetDigestsRequest\x1a(.mailraft.internal.v1.GetDigestsResponse\x12\x62\n\x0bGetPosition\x12(.mailraft.internal.v1.GetPositionRequest\x1a).mailraft.internal.v1.GetPositionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mailraft.internal.v1.peer_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERSERVICE']._serialized_start=136
-  _globals['_PEERSERVICE']._serialized_end=358
+  _globals['_GETPOSITIONREQUEST']._serialized_start=135
+  _globals['_GETPOSITIONREQUEST']._serialized_end=226
+  _globals['_GETPOSITIONRESPONSE']._serialized_start=229
+  _globals['_GETPOSITIONRESPONSE']._serialized_end=374
+  _globals['_GETDIGESTSREQUEST']._serialized_start=376
+  _globals['_GETDIGESTSREQUEST']._serialized_end=467
+  _globals['_GETDIGESTSRESPONSE']._serialized_start=469
+  _globals['_GETDIGESTSRESPONSE']._serialized_end=545
+  _globals['_REPLICADIGESTS']._serialized_start=547
+  _globals['_REPLICADIGESTS']._serialized_end=665
+  _globals['_STATEDIGEST']._serialized_start=667
+  _globals['_STATEDIGEST']._serialized_end=711
+  _globals['_PEERSERVICE']._serialized_start=714
+  _globals['_PEERSERVICE']._serialized_end=1133
 # @@protoc_insertion_point(module_scope)

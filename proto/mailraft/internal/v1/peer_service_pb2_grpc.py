@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from mailraft.internal.v1 import peer_service_pb2 as mailraft_dot_internal_dot_v1_dot_peer__service__pb2
 from mailraft.internal.v1 import raft_pb2 as mailraft_dot_internal_dot_v1_dot_raft__pb2
 from mailraft.internal.v1 import snapshot_pb2 as mailraft_dot_internal_dot_v1_dot_snapshot__pb2
 
@@ -46,6 +47,16 @@ class PeerServiceStub:
                 request_serializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.SerializeToString,
                 response_deserializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.FromString,
                 _registered_method=True)
+        self.GetDigests = channel.unary_unary(
+                '/mailraft.internal.v1.PeerService/GetDigests',
+                request_serializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsRequest.SerializeToString,
+                response_deserializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsResponse.FromString,
+                _registered_method=True)
+        self.GetPosition = channel.unary_unary(
+                '/mailraft.internal.v1.PeerService/GetPosition',
+                request_serializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionRequest.SerializeToString,
+                response_deserializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServiceServicer:
@@ -67,6 +78,21 @@ class PeerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDigests(self, request, context):
+        """Tells the digests of some replicas of the called node, so that the caller can compare its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPosition(self, request, context):
+        """Tells how far a replica of the called node is, for a QUORUM read at another. NOT_FOUND: no
+        replica of the group runs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +105,16 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.InstallSnapshot,
                     request_deserializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.FromString,
                     response_serializer=mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.SerializeToString,
+            ),
+            'GetDigests': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDigests,
+                    request_deserializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsRequest.FromString,
+                    response_serializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsResponse.SerializeToString,
+            ),
+            'GetPosition': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPosition,
+                    request_deserializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionRequest.FromString,
+                    response_serializer=mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +172,60 @@ class PeerService:
             '/mailraft.internal.v1.PeerService/InstallSnapshot',
             mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotRequest.SerializeToString,
             mailraft_dot_internal_dot_v1_dot_snapshot__pb2.InstallSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDigests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailraft.internal.v1.PeerService/GetDigests',
+            mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsRequest.SerializeToString,
+            mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetDigestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPosition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailraft.internal.v1.PeerService/GetPosition',
+            mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionRequest.SerializeToString,
+            mailraft_dot_internal_dot_v1_dot_peer__service__pb2.GetPositionResponse.FromString,
             options,
             channel_credentials,
             insecure,

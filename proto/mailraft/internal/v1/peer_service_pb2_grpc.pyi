@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from mailraft.internal.v1 import peer_service_pb2 as _peer_service_pb2
 from mailraft.internal.v1 import raft_pb2 as _raft_pb2
 from mailraft.internal.v1 import snapshot_pb2 as _snapshot_pb2
 import abc as _abc_1
@@ -40,6 +41,12 @@ class PeerServiceStub:
     """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
     On a connection of its own, so that votes and heartbeats never wait behind it.
     """
+    GetDigests: _grpc.UnaryUnaryMultiCallable[_peer_service_pb2.GetDigestsRequest, _peer_service_pb2.GetDigestsResponse]
+    """Tells the digests of some replicas of the called node, so that the caller can compare its own."""
+    GetPosition: _grpc.UnaryUnaryMultiCallable[_peer_service_pb2.GetPositionRequest, _peer_service_pb2.GetPositionResponse]
+    """Tells how far a replica of the called node is, for a QUORUM read at another. NOT_FOUND: no
+    replica of the group runs here.
+    """
 
 @_typing.type_check_only
 class PeerServiceAsyncStub(PeerServiceStub):
@@ -51,6 +58,12 @@ class PeerServiceAsyncStub(PeerServiceStub):
     InstallSnapshot: _aio.StreamStreamMultiCallable[_snapshot_pb2.InstallSnapshotRequest, _snapshot_pb2.InstallSnapshotResponse]  # type: ignore[assignment]
     """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
     On a connection of its own, so that votes and heartbeats never wait behind it.
+    """
+    GetDigests: _aio.UnaryUnaryMultiCallable[_peer_service_pb2.GetDigestsRequest, _peer_service_pb2.GetDigestsResponse]  # type: ignore[assignment]
+    """Tells the digests of some replicas of the called node, so that the caller can compare its own."""
+    GetPosition: _aio.UnaryUnaryMultiCallable[_peer_service_pb2.GetPositionRequest, _peer_service_pb2.GetPositionResponse]  # type: ignore[assignment]
+    """Tells how far a replica of the called node is, for a QUORUM read at another. NOT_FOUND: no
+    replica of the group runs here.
     """
 
 class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -72,6 +85,24 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_snapshot_pb2.InstallSnapshotResponse], _abc.AsyncIterator[_snapshot_pb2.InstallSnapshotResponse]]:
         """One snapshot from one node to another, acknowledged pack by pack; see InstallSnapshotRequest.
         On a connection of its own, so that votes and heartbeats never wait behind it.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDigests(
+        self,
+        request: _peer_service_pb2.GetDigestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_service_pb2.GetDigestsResponse, _abc.Awaitable[_peer_service_pb2.GetDigestsResponse]]:
+        """Tells the digests of some replicas of the called node, so that the caller can compare its own."""
+
+    @_abc_1.abstractmethod
+    def GetPosition(
+        self,
+        request: _peer_service_pb2.GetPositionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_service_pb2.GetPositionResponse, _abc.Awaitable[_peer_service_pb2.GetPositionResponse]]:
+        """Tells how far a replica of the called node is, for a QUORUM read at another. NOT_FOUND: no
+        replica of the group runs here.
         """
 
 def add_PeerServiceServicer_to_server(servicer: PeerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -199,8 +199,9 @@ class Hello(_message.Message):
     from_node: _builtins.int
     to_node: _builtins.int
     session: _builtins.int
-    """Rises with every stream that the sender opens to this peer, over restarts too
-    (nanoseconds of the wall clock at open; compared, never interpreted).
+    """One for the streams of a session; nanoseconds of the wall clock at open. Release 0.1.0
+    drops frames whose number is below one it has seen; later ones only tell sessions apart
+    by it and count them as they come, since a wall clock may be set back.
     """
     def __init__(
         self,
@@ -615,9 +616,12 @@ class Heartbeat(_message.Message):
     LED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
     led_version: _builtins.int
     sequence: _builtins.int
     complete: _builtins.bool
+    wall_ms: _builtins.int
+    """The sender's wall clock, milliseconds since the Unix epoch. 0: release 0.1.0."""
     @_builtins.property
     def led(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedGroup]:
         """The whole set, when `complete`; else empty."""
@@ -629,10 +633,11 @@ class Heartbeat(_message.Message):
         led: _abc.Iterable[Global___LedGroup] | None = ...,
         sequence: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        wall_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "led", b"led", "led_version", b"led_version", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "led", b"led", "led_version", b"led_version", "sequence", b"sequence", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -169,6 +169,7 @@ class GroupRecord(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     BURNT_GENERATION_FIELD_NUMBER: _builtins.int
     AMNESIC_FIELD_NUMBER: _builtins.int
+    DIVERGED_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     replica: _builtins.int
     base_index: _builtins.int
@@ -184,6 +185,8 @@ class GroupRecord(_message.Message):
     """It began with nothing on its disk, and cannot tell whether it ever voted or acknowledged:
     until it can (docs/consensus.md, "A voter that may have forgotten") it does neither.
     """
+    diverged: _builtins.bool
+    """Its state was found to differ from that of a majority: it neither votes nor serves any more."""
     @_builtins.property
     def configuration(self) -> _raft_pb2.Configuration:
         """In force at base_index."""
@@ -199,10 +202,11 @@ class GroupRecord(_message.Message):
         generation: _builtins.int = ...,
         burnt_generation: _builtins.int = ...,
         amnesic: _builtins.bool = ...,
+        diverged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "base_index", b"base_index", "base_term", b"base_term", "burnt_generation", b"burnt_generation", "configuration", b"configuration", "format", b"format", "generation", b"generation", "replica", b"replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "base_index", b"base_index", "base_term", b"base_term", "burnt_generation", b"burnt_generation", "configuration", b"configuration", "diverged", b"diverged", "format", b"format", "generation", b"generation", "replica", b"replica"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,179 @@
+"""Compares this node's replicas with those of its peers every few seconds, by their digests.
+
+Each node asks for itself and judges for itself: a replica that finds a majority of its voters
+against it sets itself aside, as one with a damaged log does, and every node tells what it found
+(log, metric, status). With no majority against anybody, as when only two can be compared, it is
+told and nobody is set aside: who is right is not known, and the shard would have no quorum left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import grpc
+
+from mailraft.internal.v1 import peer_service_pb2, peer_service_pb2_grpc
+from mailraft.node.agreement import Digests, compare
+from mailraft.node.consensus.host import Host
+from mailraft.node.engine.store import Store
+from mailraft.node.interfaces import ClusterView, GroupId, Peer, ReplicaId, node_of
+from mailraft.node.metrics import NodeMetrics
+from mailraft.node.runtime import Runtime
+from mailraft.node.shard import Leadership, Replica
+from mailraft.wire.credentials import AnyCredentials, open_channel
+
+log = logging.getLogger(__name__)
+
+COMPARE_S = 2.0
+ASK_S_MAX = 1.0
+# In one question: about a kilobyte of answer each.
+GROUPS_MAX = 256
+
+_Told = dict[GroupId, dict[ReplicaId, Digests]]
+
+
+class DigestExchange:
+    """One a node. `run` until cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        view: ClusterView,
+        credentials: AnyCredentials,
+        runtime: Runtime,
+        replicas: Mapping[GroupId, Replica],
+        metrics: NodeMetrics,
+    ) -> None:
+        self._store, self._host, self._view = store, host, view
+        self._credentials, self._runtime, self._replicas = credentials, runtime, replicas
+        self._metrics = metrics
+        self._differing: dict[GroupId, frozenset[ReplicaId]] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}  # by address
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(COMPARE_S)
+                await self.turn()
+        finally:
+            await asyncio.gather(*(channel.close(None) for channel in self._channels.values()))
+
+    def digests(self, group: GroupId) -> Digests:
+        """Of the replica here: ascending, the newest applied entry's last."""
+        return [(each.index, each.digest) for each in self._store.digests(group)]
+
+    def differing(self, group: GroupId) -> frozenset[ReplicaId]:
+        """Replicas that were found to differ, and were not seen to agree since."""
+        return self._differing.get(group, frozenset())
+
+    def answer(
+        self, request: peer_service_pb2.GetDigestsRequest
+    ) -> peer_service_pb2.GetDigestsResponse:
+        response = peer_service_pb2.GetDigestsResponse()
+        for group in request.groups[:GROUPS_MAX]:
+            replica = self._replicas.get(group)
+            if replica is None:
+                continue
+            told = response.replicas.add(
+                group=group, replica=replica.replica, diverged=self._store.is_set_aside(group)
+            )
+            if not told.diverged:
+                for index, digest in self.digests(group):
+                    told.digests.add(index=index, digest=digest)
+        return response
+
+    # ---- comparing -------------------------------------------------------------------------------
+
+    async def turn(self) -> None:
+        """Ask every peer, compare, tell and do what follows."""
+        told: _Told = {}
+        aside: dict[GroupId, set[ReplicaId]] = {}
+        peers = [peer for peer in self._view.peers() if peer.node != self._view.node]
+        for replicas in await asyncio.gather(*(self._ask(peer) for peer in peers)):
+            for each in replicas:
+                if each.diverged:
+                    aside.setdefault(each.group, set()).add(each.replica)
+                else:
+                    digests = [(mark.index, mark.digest) for mark in each.digests]
+                    told.setdefault(each.group, {})[each.replica] = digests
+        for group in list(self._replicas):
+            await self._judge(group, told.get(group, {}), aside.get(group, set()))
+
+    async def _ask(self, peer: Peer) -> list[peer_service_pb2.ReplicaDigests]:
+        groups = [group for group in self._host.groups() if self._is_on(group, peer.node)]
+        found: list[peer_service_pb2.ReplicaDigests] = []
+        if peer.address not in self._channels:
+            self._channels[peer.address] = open_channel(peer.address, self._credentials)
+        stub = peer_service_pb2_grpc.PeerServiceStub(self._channels[peer.address])
+        for at in range(0, len(groups), GROUPS_MAX):
+            request = peer_service_pb2.GetDigestsRequest(
+                cluster_id=self._view.cluster_id,
+                from_node=self._view.node,
+                to_node=peer.node,
+                groups=groups[at : at + GROUPS_MAX],
+            )
+            try:
+                found += (await stub.GetDigests(request, timeout=ASK_S_MAX)).replicas
+            except grpc.aio.AioRpcError:
+                break  # down, or of an earlier release: asked again next time
+        return found
+
+    def _is_on(self, group: GroupId, node: int) -> bool:
+        return any(node_of(member) == node for member in self._members(group))
+
+    def _members(self, group: GroupId) -> frozenset[ReplicaId]:
+        found = self._host.configuration(group)
+        return frozenset((*found.voters, *found.learners)) if found is not None else frozenset()
+
+    async def _judge(
+        self, group: GroupId, told: dict[ReplicaId, Digests], aside: set[ReplicaId]
+    ) -> None:
+        configuration = self._host.configuration(group)
+        own = self._replicas.get(group)
+        if own is None or configuration is None:
+            return  # moved away meanwhile; or it has stopped itself
+        # Read now, behind the answers: the peers' newest index may be one that is kept here.
+        told[own.replica] = self.digests(group)
+        leader = own.leadership.leader
+        verdict = compare(told, voters=configuration.voters, leader=leader)
+        before = self.differing(group) & self._members(group)
+        differing = frozenset(aside)
+        if verdict is None:
+            differing |= before - {own.replica}
+        else:
+            differing |= verdict.differing | before - verdict.agreeing
+            self._metrics.compared_index.labels(group).set(verdict.index)
+        for replica in sorted(differing - before):
+            log.error(
+                "replica %#x (node %d) of shard %d has another state than its peers%s",
+                replica,
+                node_of(replica),
+                group,
+                "" if verdict is None else f", seen at applied index {verdict.index}",
+            )
+        self._differing[group] = differing
+        self._metrics.diverged.labels(group).set(len(differing))
+        if verdict is not None and verdict.certain and own.replica in verdict.differing:
+            await self._runtime.between_turns(lambda: self._set_aside(own))
+            await self._runtime.flushed()
+            self._tell_aside(own, verdict.index)
+
+    def _set_aside(self, own: Replica) -> None:
+        """As a replica that cannot apply; durable with the next flush."""
+        if self._replicas.get(own.group) is own:
+            self._store.set_aside(own.group)
+            self._host.remove_group(own.group)
+            own.lead(Leadership())
+            own.stop("the state of this replica is not that of its peers; see the node's log")
+
+    def _tell_aside(self, own: Replica, index: int) -> None:
+        log.critical(
+            "the replica of shard %d steps aside, it neither votes nor serves: a majority of its "
+            "peers has another state at applied index %d. With its folder moved away this node is "
+            "rebuilt from its peers (docs/consensus.md)",
+            own.group,
+            index,
+        )

@@ -1,0 +1,95 @@
+"""A leader that is silent: its peers are asked who leads, and calls to it end as soon as one tells.
+
+A partition or a frozen process is silence, and an election is over long before a call's time is.
+What is asked is the cluster map, whose hints tell the leaders that a node knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from mailraft.router.methods import METHODS
+from mailraft.router.pool import NoAnswerError, Pool
+from mailraft.router.table import Place, RoutingTable, WrongClusterError
+from mailraft.v1 import cluster_pb2
+from mailraft.wire import errors
+
+# Longer than a commit takes, not than an election: followers hold one after 0.4 s without a beat.
+SILENT_S = 0.4
+# One round of questions for all calls that wait for the same leader; then a rest, that doubles: it
+# may be only slow.
+ASK_TIMEOUT_S = 0.3
+REST_FIRST_S = 0.1
+REST_MAX_S = 1.0
+
+_GET_MAP = METHODS["/mailraft.v1.ClusterService/GetClusterMap"]
+
+
+class Seeker:
+    """Shared by all calls of a Fleet."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        pool: Pool,
+        install: Callable[[cluster_pb2.ClusterMap], Awaitable[None]],
+    ) -> None:
+        self._table, self._pool, self._install = table, pool, install
+        self._waiting: dict[tuple[int, str], set[asyncio.Timeout]] = {}
+        self._seeking: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def patience(self, shard: int, place: Place) -> AsyncIterator[None]:
+        """Around a call to the leader of a shard: NoAnswerError once another node leads instead."""
+        key = shard, place.address
+        limit = asyncio.timeout(None)
+        timer = asyncio.get_running_loop().call_later(SILENT_S, self._join, key, limit)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise NoAnswerError(f"{place.address} is silent, and does not lead any more") from None
+        finally:
+            timer.cancel()
+            self._waiting.get(key, set()).discard(limit)
+
+    def close(self) -> None:
+        for task in self._seeking:
+            task.cancel()
+
+    def _join(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
+        if key in self._waiting:
+            self._waiting[key].add(limit)
+            return
+        self._waiting[key] = {limit}
+        task = asyncio.get_running_loop().create_task(self._seek(*key))
+        self._seeking.add(task)
+        task.add_done_callback(self._seeking.discard)
+
+    async def _seek(self, shard: int, silent: str) -> None:
+        """Until another leader is known, or nobody waits."""
+        places = self._table.topology.places(shard)
+        others = [each.address for each in places if each.voter and each.address != silent]
+        rest_s = REST_FIRST_S
+        while self._waiting[shard, silent]:
+            await asyncio.gather(*map(self._ask, others))
+            leader = self._table.leader(shard)
+            if leader is not None and leader.address != silent:
+                break
+            await asyncio.sleep(rest_s)
+            rest_s = min(2 * rest_s, REST_MAX_S)
+        for limit in self._waiting.pop((shard, silent)):
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _ask(self, address: str) -> None:
+        request = cluster_pb2.GetClusterMapRequest(known_epoch=self._table.epoch)
+        try:
+            response = await self._pool.node(address).unary(_GET_MAP, request, ASK_TIMEOUT_S, ())
+            assert isinstance(response, cluster_pb2.GetClusterMapResponse)
+            await self._install(response.map)
+        except (errors.MailraftError, WrongClusterError, ValueError):
+            return  # another may tell
