@@ -15,7 +15,6 @@ METHODS_CALLED = (
     "_SyncObj__onMessageReceived",
     "_SyncObj__setCurrentTerm",
     "_SyncObj__setState",
-    "_SyncObj__generateRaftTimeout",
     "_applyCommand",
     "_checkCommandsToApply",
     "doTick",
