@@ -77,26 +77,6 @@ class Operator:
         )
         return told
 
-    async def nodes(self) -> list[cluster_pb2.NodeStatus]:
-        call = cluster_pb2_grpc.ClusterServiceStub, "ListNodes"
-        return [
-            each
-            async for page in self._pages(*call, cluster_pb2.ListNodesRequest(page_size=_PAGE))
-            for each in page.nodes
-        ]
-
-    async def shards(self, node: int = 0) -> list[cluster_pb2.ShardStatus]:
-        """All, or those with a replica on a node."""
-        call = cluster_pb2_grpc.ClusterServiceStub, "ListShards"
-        request = cluster_pb2.ListShardsRequest(page_size=_PAGE, node_id=node)
-        return [each async for page in self._pages(*call, request) for each in page.shards]
-
-    async def shard(self, number: int) -> cluster_pb2.ShardStatus:
-        call = cluster_pb2_grpc.ClusterServiceStub, "GetShard"
-        answer = await self._call(*call, cluster_pb2.GetShardRequest(shard=number))
-        told: cluster_pb2.ShardStatus = answer.shard
-        return told
-
     async def newest_map(self, *, deadline_s: float = DEADLINE_S) -> cluster_pb2.ClusterMap:
         """The map with all that the meta group had decided when this was called."""
         call = admin_pb2_grpc.AdminServiceStub, "GetSettings"

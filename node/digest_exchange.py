@@ -20,9 +20,10 @@ from mailraft.node.consensus.host import Host
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import ClusterView, GroupId, Peer, ReplicaId, node_of
 from mailraft.node.metrics import NodeMetrics
+from mailraft.node.peer_channels import PeerChannels
 from mailraft.node.runtime import Runtime
 from mailraft.node.shard import Leadership, Replica
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.credentials import AnyCredentials
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,9 @@ class DigestExchange:
         metrics: NodeMetrics,
     ) -> None:
         self._store, self._host, self._view = store, host, view
-        self._credentials, self._runtime, self._replicas = credentials, runtime, replicas
-        self._metrics = metrics
+        self._runtime, self._replicas, self._metrics = runtime, replicas, metrics
         self._differing: dict[GroupId, frozenset[ReplicaId]] = {}
-        self._channels: dict[str, grpc.aio.Channel] = {}  # by address
+        self._channels = PeerChannels(credentials)
 
     async def run(self) -> None:
         try:
@@ -59,7 +59,7 @@ class DigestExchange:
                 await asyncio.sleep(COMPARE_S)
                 await self.turn()
         finally:
-            await asyncio.gather(*(channel.close(None) for channel in self._channels.values()))
+            await self._channels.close()
 
     def digests(self, group: GroupId) -> Digests:
         """Of the replica here: ascending, the newest applied entry's last."""
@@ -105,9 +105,7 @@ class DigestExchange:
     async def _ask(self, peer: Peer) -> list[peer_service_pb2.ReplicaDigests]:
         groups = [group for group in self._host.groups() if self._is_on(group, peer.node)]
         found: list[peer_service_pb2.ReplicaDigests] = []
-        if peer.address not in self._channels:
-            self._channels[peer.address] = open_channel(peer.address, self._credentials)
-        stub = peer_service_pb2_grpc.PeerServiceStub(self._channels[peer.address])
+        stub = peer_service_pb2_grpc.PeerServiceStub(self._channels.to(peer))
         for at in range(0, len(groups), GROUPS_MAX):
             request = peer_service_pb2.GetDigestsRequest(
                 cluster_id=self._view.cluster_id,

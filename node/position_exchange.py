@@ -10,8 +10,9 @@ from mailraft.internal.v1 import peer_service_pb2, peer_service_pb2_grpc
 from mailraft.node.consensus.host import Host
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import ClusterView, GroupId, Peer, node_of
+from mailraft.node.peer_channels import PeerChannels
 from mailraft.node.quorum_reads import Position
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.credentials import AnyCredentials
 
 ASK_S_MAX = 1.0
 
@@ -23,8 +24,7 @@ class PositionExchange:
         self, store: Store, host: Host, view: ClusterView, credentials: AnyCredentials
     ) -> None:
         self._store, self._host, self._view = store, host, view
-        self._credentials = credentials
-        self._channels: dict[str, grpc.aio.Channel] = {}  # by address
+        self._channels = PeerChannels(credentials)
 
     def own(self, group: GroupId) -> Position | None:
         """Of the replica here; None where none runs."""
@@ -64,12 +64,10 @@ class PositionExchange:
         return found[:count]
 
     async def close(self) -> None:
-        await asyncio.gather(*(channel.close(None) for channel in self._channels.values()))
+        await self._channels.close()
 
     async def _ask(self, peer: Peer, group: GroupId) -> Position | None:
-        if peer.address not in self._channels:
-            self._channels[peer.address] = open_channel(peer.address, self._credentials)
-        stub = peer_service_pb2_grpc.PeerServiceStub(self._channels[peer.address])
+        stub = peer_service_pb2_grpc.PeerServiceStub(self._channels.to(peer))
         request = peer_service_pb2.GetPositionRequest(
             cluster_id=self._view.cluster_id,
             from_node=self._view.node,

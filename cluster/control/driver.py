@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -30,9 +30,10 @@ from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.meta import settings, state
 from mailraft.internal.v1 import control_pb2, control_pb2_grpc, meta_pb2
 from mailraft.node.interfaces import Peer, View
+from mailraft.node.peer_channels import PeerChannels
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import errors
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.credentials import AnyCredentials
 
 log = logging.getLogger(__name__)
 
@@ -41,28 +42,6 @@ REPORT_DEADLINE_S = 1.0
 ACTION_DEADLINE_S = 3.0
 PROPOSE_DEADLINE_S = 5.0
 BALANCE_TICKS = 4  # between two looks at who leads what
-
-
-class Nodes:
-    """Channels to the control service of each node."""
-
-    def __init__(self, credentials: AnyCredentials) -> None:
-        self._credentials = credentials
-        self._channels: dict[str, grpc.aio.Channel] = {}
-
-    def stub(self, peer: Peer) -> Any:
-        """Its stub; `keep` closes the channels of nodes that are gone."""
-        channel = self._channels.get(peer.address)
-        if channel is None:
-            channel = self._channels[peer.address] = open_channel(peer.address, self._credentials)
-        return control_pb2_grpc.ControlServiceStub(channel)
-
-    async def keep(self, peers: Sequence[Peer]) -> None:
-        for gone in self._channels.keys() - {peer.address for peer in peers}:
-            await self._channels.pop(gone).close(None)
-
-    async def close(self) -> None:
-        await self.keep(())
 
 
 class Controller:
@@ -80,7 +59,7 @@ class Controller:
         now_s: Callable[[], float],
     ) -> None:
         self._maps, self._meta, self._now_s = maps, meta, now_s
-        self._nodes = Nodes(credentials)
+        self._channels = PeerChannels(credentials)
         self.seen: Observed | None = None
         self._reports: dict[int, control_pb2.ReportResponse] = {}
         self._heard_s: dict[int, float] = {}
@@ -92,7 +71,10 @@ class Controller:
         peer = next((each for each in self._maps.peers() if each.node == node), None)
         if peer is None:
             raise errors.NodeNotFoundError(f"there is no node {node}")
-        return self._nodes.stub(peer)
+        return self._stub(peer)
+
+    def _stub(self, peer: Peer) -> Any:
+        return control_pb2_grpc.ControlServiceStub(self._channels.to(peer))
 
     async def run(self) -> None:
         try:
@@ -107,7 +89,7 @@ class Controller:
                 except errors.MailraftError as error:
                     log.info("the controller waits: %s", error.message)
         finally:
-            await self._nodes.close()
+            await self._channels.close()
 
     async def _tick(self) -> None:
         if self._term != self._meta.term:
@@ -130,14 +112,14 @@ class Controller:
 
     async def _ask_nodes(self) -> None:
         peers = self._maps.peers()
-        await self._nodes.keep(peers)
+        await self._channels.keep(peers)
         await asyncio.gather(*(self._ask(peer) for peer in peers))
 
     async def _ask(self, peer: Peer) -> None:
         self._heard_s.setdefault(peer.node, self._now_s())
         request = control_pb2.ReportRequest(cluster_id=self._maps.cluster_id)
         try:
-            report = await self._nodes.stub(peer).Report(request, timeout=REPORT_DEADLINE_S)
+            report = await self._stub(peer).Report(request, timeout=REPORT_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             log.debug("node %s does not report: %s", peer.name, error.code().name)
             return

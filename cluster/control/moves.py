@@ -8,6 +8,7 @@ controller can go on from there, and a step that is repeated is refused by its v
 from __future__ import annotations
 
 from mailraft.cluster.control.observed import Action, Advance, Change, HandOver, Observed
+from mailraft.cluster.control.progress import advanced, finished
 from mailraft.internal.v1 import control_pb2, meta_pb2
 from mailraft.node.interfaces import ReplicaId, node_of
 from mailraft.v1 import cluster_pb2, job_pb2
@@ -43,12 +44,12 @@ def _add(
     if new not in learners:
         if any(node_of(each) == node_of(new) for each in learners):
             return None  # left over there by another job: plan.py removes it
-        return _change(leader, voters, learners | {new})
+        return change(leader, voters, learners | {new})
     if not _is_current(seen, leader, new):
         return _progress(record, 1, "the new replica catches up")
     if not _have_majority(seen, leader, voters | {new}):
         return _progress(record, 1, "waits until a majority of the voters is up to date")
-    return _change(leader, voters | {new}, learners - {new})
+    return change(leader, voters | {new}, learners - {new})
 
 
 def _remove(
@@ -61,7 +62,7 @@ def _remove(
     if old in voters:
         return _remove_voter(seen, record, leader, voters, learners)
     if old in learners:
-        return _change(leader, voters, learners - {old})
+        return change(leader, voters, learners - {old})
     if _is_left_over(seen, record, leader):
         return _progress(record, 3, "the old replica is removed")
     return _finished(record, job_pb2.JOB_STATE_SUCCEEDED, "")
@@ -84,7 +85,7 @@ def _remove_voter(
             key=lambda each: _match(leader, each),
         )
         return HandOver(node_of(old), leader.group, heir)
-    return _change(leader, rest, learners)
+    return change(leader, rest, learners)
 
 
 def _can_cancel(record: meta_pb2.MetaJobRecord, leader: control_pb2.ReplicaReport) -> bool:
@@ -95,7 +96,7 @@ def _can_cancel(record: meta_pb2.MetaJobRecord, leader: control_pb2.ReplicaRepor
 def _cancel(record: meta_pb2.MetaJobRecord, leader: control_pb2.ReplicaReport, why: str) -> Action:
     voters, learners = _members(leader)
     if record.new_replica_id in learners:
-        return _change(leader, voters, learners - {record.new_replica_id})
+        return change(leader, voters, learners - {record.new_replica_id})
     return _finished(record, job_pb2.JOB_STATE_CANCELLED, why)
 
 
@@ -153,7 +154,7 @@ def _behind(leader: control_pb2.ReplicaReport, replica: ReplicaId) -> int:
     return max(0, leader.last_index - _match(leader, replica))
 
 
-def _change(
+def change(
     leader: control_pb2.ReplicaReport, voters: set[ReplicaId], learners: set[ReplicaId]
 ) -> Change:
     return Change(
@@ -165,27 +166,11 @@ def _change(
     )
 
 
-def _progress(record: meta_pb2.MetaJobRecord, done: int, activity: str) -> Action | None:
-    """Only what is news."""
-    job = record.job
-    same = job.activity == activity and job.progress.steps_done == done
-    if same and job.state != job_pb2.JOB_STATE_PENDING:
-        return None
-    told = job_pb2.Job()
-    told.CopyFrom(job)
-    if told.state == job_pb2.JOB_STATE_PENDING:
-        told.state = job_pb2.JOB_STATE_RUNNING
-    told.activity = activity
-    told.progress.steps_done, told.progress.steps_total = done, _STEPS
-    return Advance(told, job.version)
+def _progress(record: meta_pb2.MetaJobRecord, done: int, activity: str) -> Advance | None:
+    return advanced(record.job, done, _STEPS, activity)
 
 
 def _finished(
     record: meta_pb2.MetaJobRecord, state: job_pb2.JobState.ValueType, activity: str
 ) -> Advance:
-    told = job_pb2.Job()
-    told.CopyFrom(record.job)
-    told.state, told.activity = state, activity
-    if state == job_pb2.JOB_STATE_SUCCEEDED:
-        told.progress.steps_done = told.progress.steps_total = _STEPS
-    return Advance(told, record.job.version)
+    return finished(record.job, state, activity, total=_STEPS)

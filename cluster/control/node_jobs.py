@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mailraft.cluster.control.observed import Action, Advance, Begin, Observed, SetState
+from mailraft.cluster.control.progress import advanced, finished
 from mailraft.cluster.placement import Move, Placement, moves, target
 from mailraft.cluster.topology import Node, PlacementError
 from mailraft.internal.v1 import meta_pb2
@@ -102,13 +103,13 @@ def _drain(seen: Observed, job: job_pb2.Job) -> Iterator[Action]:
     """plan.py hands the leaders over, for as long as the node is draining or drained."""
     node = seen.node(job.spec.drain.node_id)
     if node is None or node.state not in _DRAINS:
-        yield _finish(job, job_pb2.JOB_STATE_CANCELLED)
+        yield finished(job, job_pb2.JOB_STATE_CANCELLED)
         return
     if job.state == job_pb2.JOB_STATE_CANCELLING:
         yield SetState(node.id, cluster_pb2.NODE_STATE_ACTIVE)
         return
     if node.state == cluster_pb2.NODE_STATE_DRAINED:
-        yield _finish(job, job_pb2.JOB_STATE_SUCCEEDED)
+        yield finished(job, job_pb2.JOB_STATE_SUCCEEDED)
         return
     report = seen.reports.get(node.id)
     led = {each.group for each in report.replicas if each.leading} if report is not None else set()
@@ -118,7 +119,7 @@ def _drain(seen: Observed, job: job_pb2.Job) -> Iterator[Action]:
     total = max(job.progress.steps_total, len(led))
     stuck = not all(_may_be_led_elsewhere(seen, group) for group in led)
     activity = "waits for other nodes that may lead" if stuck else "hands leaders over"
-    yield from _told(job, total - len(led), total, activity)
+    yield from _news(job, total - len(led), total, activity)
 
 
 def _may_be_led_elsewhere(seen: Observed, number: GroupId) -> bool:
@@ -130,10 +131,10 @@ def _may_be_led_elsewhere(seen: Observed, number: GroupId) -> bool:
 def _decommission(seen: Observed, job: job_pb2.Job, room: int) -> Iterator[Action]:
     node = seen.node(job.spec.decommission.node_id)
     if node is None or node.state == cluster_pb2.NODE_STATE_REMOVED:
-        yield _finish(job, job_pb2.JOB_STATE_SUCCEEDED)
+        yield finished(job, job_pb2.JOB_STATE_SUCCEEDED)
         return
     if node.state != cluster_pb2.NODE_STATE_DECOMMISSIONING:
-        yield _finish(job, job_pb2.JOB_STATE_CANCELLED)  # it was told to stay
+        yield finished(job, job_pb2.JOB_STATE_CANCELLED)  # it was told to stay
         return
     if job.state == job_pb2.JOB_STATE_CANCELLING:
         yield SetState(node.id, cluster_pb2.NODE_STATE_ACTIVE)
@@ -153,14 +154,14 @@ def _decommission(seen: Observed, job: job_pb2.Job, room: int) -> Iterator[Actio
     stuck = room > 0 and not wanted and not seen.moving
     total = max(job.progress.steps_total, len(held))
     activity = "waits for nodes that can take its replicas" if stuck else "moves replicas"
-    yield from _told(job, total - len(held), total, activity)
+    yield from _news(job, total - len(held), total, activity)
     yield from _begin(seen, wanted, room, parent=job.id)
 
 
 def _rebalance(seen: Observed, job: job_pb2.Job, room: int) -> Iterator[Action]:
     """What is wanted is found anew each time, since nodes come and go while it runs."""
     if job.state == job_pb2.JOB_STATE_CANCELLING:
-        yield _finish(job, job_pb2.JOB_STATE_CANCELLED)
+        yield finished(job, job_pb2.JOB_STATE_CANCELLED)
         return
     mine = [each for each in seen.moving if each.job.parent_job_id == job.id]
     limit = job.spec.rebalance.concurrent_moves
@@ -171,11 +172,17 @@ def _rebalance(seen: Observed, job: job_pb2.Job, room: int) -> Iterator[Action]:
     wanted = [] if job.spec.rebalance.leaders_only else wanted_moves(seen)
     left = len({move.shard for move in wanted} | {each.job.spec.move.shard for each in mine})
     if not left:
-        yield _finish(job, job_pb2.JOB_STATE_SUCCEEDED)
+        yield finished(job, job_pb2.JOB_STATE_SUCCEEDED)
         return
     total = max(job.progress.steps_total, left)
-    yield from _told(job, total - left, total, "moves replicas")
+    yield from _news(job, total - left, total, "moves replicas")
     yield from _begin(seen, wanted, room, parent=job.id)
+
+
+def _news(job: job_pb2.Job, done: int, total: int, activity: str) -> Iterator[Advance]:
+    told = advanced(job, done, total, activity)
+    if told is not None:
+        yield told
 
 
 def _begin(seen: Observed, wanted: list[Move], room: int, *, parent: str) -> Iterator[Begin]:
@@ -188,30 +195,3 @@ def _begin(seen: Observed, wanted: list[Move], room: int, *, parent: str) -> Ite
             busy.add(move.shard)
             room -= 1
             yield Begin(spec_of(move), parent)
-
-
-def _told(job: job_pb2.Job, done: int, total: int, activity: str) -> Iterator[Advance]:
-    """Only what is news."""
-    at = job.progress
-    if job.state != job_pb2.JOB_STATE_PENDING and (at.steps_done, at.steps_total, job.activity) == (
-        done,
-        total,
-        activity,
-    ):
-        return
-    told = job_pb2.Job()
-    told.CopyFrom(job)
-    if told.state == job_pb2.JOB_STATE_PENDING:
-        told.state = job_pb2.JOB_STATE_RUNNING
-    told.progress.steps_done, told.progress.steps_total = done, total
-    told.activity = activity
-    yield Advance(told, job.version)
-
-
-def _finish(job: job_pb2.Job, state: job_pb2.JobState.ValueType) -> Advance:
-    told = job_pb2.Job()
-    told.CopyFrom(job)
-    told.state, told.activity = state, ""
-    if state == job_pb2.JOB_STATE_SUCCEEDED:
-        told.progress.steps_done = told.progress.steps_total
-    return Advance(told, job.version)

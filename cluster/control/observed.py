@@ -60,6 +60,11 @@ class Observed:
         """What the leader of a group tells; None: nobody leads, as far as was heard lately."""
         return self._leaders.get(group)
 
+    def settled(self, group: GroupId) -> control_pb2.ReplicaReport | None:
+        """As `leader`, while no change of the group's members is under way."""
+        leader = self.leader(group)
+        return leader if leader is not None and leader.configuration_committed else None
+
     def replica(self, node: int, group: GroupId) -> control_pb2.ReplicaReport | None:
         """What a node tells of its replica of a group."""
         report = self.reports.get(node)

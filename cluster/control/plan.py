@@ -67,10 +67,8 @@ def room_for_moves(seen: Observed) -> int:
 
 def _record(seen: Observed, known: cluster_pb2.Shard) -> Record | None:
     """Members that are in force and committed, and newer than what the map says."""
-    leader = seen.leader(known.id)
-    if leader is None or not leader.configuration_committed:
-        return None
-    if leader.configuration.version <= known.configuration_version:
+    leader = seen.settled(known.id)
+    if leader is None or leader.configuration.version <= known.configuration_version:
         return None
     told = cluster_pb2.Shard(id=known.id, configuration_version=leader.configuration.version)
     order = {each.replica_id: at for at, each in enumerate(known.replicas)}
@@ -98,26 +96,21 @@ def _left_over(seen: Observed) -> Iterator[Change]:
     """Learners that no open job wants: a controller acted on a job that was over."""
     wanted = {record.new_replica_id for record in seen.moving}
     for group in seen.groups:
-        leader = seen.leader(group.id)
-        if leader is None or not leader.configuration_committed:
+        leader = seen.settled(group.id)
+        if leader is None:
             continue
         stray = set(leader.configuration.learners) - wanted
         if stray:
-            yield Change(
-                node_of(leader.replica_id),
-                group.id,
-                leader.configuration.version,
-                tuple(leader.configuration.voters),
-                tuple(sorted(set(leader.configuration.learners) - stray)),
-            )
+            members = leader.configuration
+            yield moves.change(leader, set(members.voters), set(members.learners) - stray)
 
 
 def _leaders(seen: Observed) -> list[HandOver]:
     """Who should lead instead: of the meta group anybody on an active node, of shards evenly."""
     leading: dict[int, control_pb2.ReplicaReport] = {}
     for group in seen.groups:
-        leader = seen.leader(group.id)
-        if leader is not None and leader.configuration_committed:
+        leader = seen.settled(group.id)
+        if leader is not None:
             leading[group.id] = leader
     able = [
         Node.of(each)

@@ -45,7 +45,7 @@ def remove_before_promotion(patch: Patch) -> None:
         if record.new_replica_id in leader.configuration.learners:
             voters, learners = moves._members(leader)
             if record.old_replica_id in voters and record.old_replica_id != leader.replica_id:
-                return moves._change(leader, voters - {record.old_replica_id}, learners)
+                return moves.change(leader, voters - {record.old_replica_id}, learners)
         return remove(seen, record, leader)
 
     add = moves._add
