@@ -53,6 +53,8 @@ class Membership(ReplicaBase):
                 return f"{replica} is no learner yet"
             if not match:  # however short the log is: it may not even exist yet
                 return f"{replica} has not answered yet"
+            if Node(replica) not in self.heard():
+                return f"{replica} does not answer any more"
             if behind > PROMOTION_LAG_ENTRIES:
                 return f"{replica} lacks {behind} entries"
         return ""

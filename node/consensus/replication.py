@@ -216,19 +216,19 @@ class Replication(ReplicaBase):
 
     def count_followers(self) -> None:
         """An answered heartbeat is an answer of all groups that it was for."""
-        for node in self.other_nodes:
-            followed_s = self.beats.followed_s(node_of(node.id))
-            self.last_response[node] = max(self.last_response[node], followed_s)
+        for node, heard_s in self.last_response.items():
+            self.last_response[node] = max(heard_s, self.beats.followed_s(node_of(node.id)))
 
     def voters_heard(self) -> frozenset[ReplicaId]:
-        """The other voters whose streams are up and that answered within an election timeout."""
+        """The other voters that are heard."""
+        return frozenset(int(node.id) for node in self.heard() & self.other_nodes)
+
+    def heard(self) -> frozenset[Node]:
+        """Whose streams are up and who answered within an election timeout."""
         self.count_followers()
         since_s = surroundings.now - self.settings.election_timeout_min_s
-        return frozenset(
-            int(node.id)
-            for node in self.other_nodes & self.connected_nodes
-            if self.last_response[node] >= since_s
-        )
+        lately = {node for node, heard_s in self.last_response.items() if heard_s >= since_s}
+        return frozenset(lately & self.connected_nodes)
 
     @property
     def fallback_s(self) -> float:

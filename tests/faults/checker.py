@@ -8,13 +8,15 @@ that it agrees with real time and that each read saw what precedes it. The cost 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from tests.faults.history import History, Kind, Operation, Outcome, by_account
+from tests.faults.history import NEVER, History, Kind, Operation, Outcome, by_account
+
+from mailraft.client import Consistency
 
 
 class Broken(Enum):
@@ -23,7 +25,9 @@ class Broken(Enum):
     INVENTED = "invented"
     CHANGED = "changed"  # acknowledged with another place than it has
     STALE = "stale"
-    SESSION = "session went back"
+    READ_YOUR_WRITES = "a session did not read what it wrote"
+    MONOTONIC_READS = "a session did not read what it had read"
+    WRITES_FOLLOW_READS = "a session wrote before what it had read"
     REORDERED = "reordered"
     WRONG_CONTENT = "wrong content"
 
@@ -132,28 +136,67 @@ def _placed(operations: Sequence[Operation], messages: Sequence[Stored]) -> list
     return found
 
 
+class _Floor:
+    """The furthest place among operations that were complete before a moment."""
+
+    def __init__(self, placed: Iterable[_Placed]) -> None:
+        ordered = sorted(placed, key=lambda each: each.operation.end_s)
+        self._ends_s = [each.operation.end_s for each in ordered]
+        self._places = list(accumulate((each.place for each in ordered), max))
+
+    def before(self, moment_s: float) -> int:
+        count = bisect_left(self._ends_s, moment_s)
+        return self._places[count - 1] if count else 0
+
+
+class _SessionFloor:
+    """The same of one session: what it wrote, what it read."""
+
+    def __init__(self, placed: Sequence[_Placed]) -> None:
+        self.written = _Floor(each for each in placed if each.operation.kind is Kind.DELIVER)
+        self.read = _Floor(each for each in placed if each.operation.kind is Kind.LIST)
+
+
 def _check_real_time(placed: Sequence[_Placed]) -> list[Violation]:
-    """What was complete when another began stands before it; for a session read: of its session."""
+    """What was complete before another began stands before it: before a write, always; before a
+    read, as far as its level and its own words promise.
+    """
+    complete = _Floor(placed)
+    of_session: dict[int, list[_Placed]] = {}
+    for each in placed:
+        of_session.setdefault(each.operation.session, []).append(each)
     found: list[Violation] = []
-    completions = sorted(placed, key=lambda each: each.operation.end_s)
-    highest, of_session, position = 0, dict[int, int](), 0
-    for each in sorted(placed, key=lambda each: each.operation.start_s):
-        operation = each.operation
-        while completions[position].operation.end_s < operation.start_s:
-            done = completions[position]
-            highest = max(highest, done.place)
-            session = done.operation.session
-            of_session[session] = max(of_session.get(session, 0), done.place)
-            position += 1
-        if operation.kind is Kind.DELIVER:
-            # Unlike a read it needs a place of its own.
-            if each.place <= highest:
-                text = f"{operation} stands before what was complete at {highest // 2}"
-                found.append(Violation(Broken.REORDERED, text))
-        elif operation.linearizable and each.place < highest - highest % 2:
-            text = f"{operation} did not see {highest // 2}, complete before it began"
-            found.append(Violation(Broken.STALE, text))
-        elif each.place < of_session.get(operation.session, 0):
-            text = f"{operation} is behind {of_session[operation.session] // 2} of its session"
-            found.append(Violation(Broken.SESSION, text))
+    for session in of_session.values():  # tidy: a plain dict
+        own = _SessionFloor(session)
+        for each in session:
+            check = _check_write if each.operation.kind is Kind.DELIVER else _check_read
+            found += check(each, complete, own)
     return found
+
+
+def _check_write(write: _Placed, complete: _Floor, own: _SessionFloor) -> Iterator[Violation]:
+    """Unlike a read it needs a place of its own."""
+    start_s = write.operation.start_s
+    if write.place <= (highest := own.read.before(start_s)):
+        text = f"{write.operation} stands before {highest // 2}, which its session had read"
+        yield Violation(Broken.WRITES_FOLLOW_READS, text)
+    if write.place <= (highest := complete.before(start_s)):
+        text = f"{write.operation} stands before what was complete at {highest // 2}"
+        yield Violation(Broken.REORDERED, text)
+
+
+def _check_read(read: _Placed, complete: _Floor, own: _SessionFloor) -> Iterator[Violation]:
+    operation = read.operation
+    if operation.bound_s < operation.age_s < NEVER:
+        yield Violation(Broken.STALE, f"{operation} says itself that it is too old")
+    if read.place < (highest := complete.before(operation.shows_s)):
+        text = f"{operation} did not see {highest // 2}, complete before {operation.shows_s:.3f}"
+        yield Violation(Broken.STALE, text)
+    if operation.level is not Consistency.SESSION:
+        return
+    if read.place < (highest := own.written.before(operation.start_s)):
+        text = f"{operation} is behind {highest // 2}, which its session wrote"
+        yield Violation(Broken.READ_YOUR_WRITES, text)
+    if read.place < (highest := own.read.before(operation.start_s)):
+        text = f"{operation} is behind {highest // 2}, which its session had read"
+        yield Violation(Broken.MONOTONIC_READS, text)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
+from mailraft.client import Consistency
+
 NEVER = math.inf
 
 
@@ -34,6 +36,8 @@ class Operation:
     """number: unique, and what a delivered message is known by, whatever was answered.
 
     modseq: of the state that was answered. newest_uids: the first page of a list, descending.
+    bound_s: how old a BOUNDED read may be. age_s: how old a read's answer says to be at most.
+    gave_up_s: when its client had an error instead.
     """
 
     number: int
@@ -41,7 +45,9 @@ class Operation:
     account: str
     session: int
     start_s: float
-    linearizable: bool = False
+    level: Consistency = Consistency.SESSION
+    bound_s: float = NEVER
+    age_s: float = NEVER
     end_s: float = NEVER
     outcome: Outcome = Outcome.UNKNOWN
     incarnation: tuple[int, int] = (0, 0)
@@ -52,6 +58,23 @@ class Operation:
     total: int = 0
     replica: int = 0
     error: str = ""
+    gave_up_s: float = NEVER
+
+    @property
+    def linearizable(self) -> bool:
+        return self.level is Consistency.LINEARIZABLE
+
+    @property
+    def shows_s(self) -> float:
+        """What was complete before then is in the answer of a read: so much its level promises, and
+        so much it says itself.
+        """
+        return self.start_s if self.linearizable else self.start_s - min(self.age_s, self.bound_s)
+
+    @property
+    def over_s(self) -> float:
+        """When its client went on."""
+        return min(self.end_s, self.gave_up_s)
 
     @property
     def acknowledged(self) -> bool:
@@ -71,7 +94,8 @@ class History:
         account: str,
         session: int,
         *,
-        linearizable: bool = False,
+        level: Consistency = Consistency.SESSION,
+        bound_s: float = NEVER,
         replica: int = 0,
     ) -> Operation:
         operation = Operation(
@@ -80,7 +104,8 @@ class History:
             account,
             session,
             time.monotonic(),
-            linearizable=linearizable,
+            level,
+            bound_s,
             replica=replica,
         )
         self.operations.append(operation)
@@ -107,29 +132,29 @@ class History:
         ]
 
     def longest_silence_s(self) -> float:
-        """The longest time without an acknowledged write of an account that overlaps a fault."""
+        """The longest time in which writes of an account waited and none was acknowledged, of
+        those that overlap a fault.
+        """
         return self.longest_silence()[0]
 
     def longest_silence(self) -> tuple[float, float]:
         """The same, and how long after the begin of its fault it began."""
-        accounts = {operation.account for operation in self.operations}
-        return max((self._silence_s(account) for account in accounts), default=(0.0, 0.0))
-
-    def _silence_s(self, account: str) -> tuple[float, float]:
-        ends = sorted(
-            each.end_s
-            for each in self.acknowledged()
-            if each.account == account and each.kind is Kind.DELIVER
-        )
+        writes = by_account(each for each in self.operations if each.kind is Kind.DELIVER)
         return max(
-            (
-                (after - before, before - start)
-                for before, after in pairwise(ends)
-                for start, end in self.faults
-                if before <= end and after >= start
-            ),
-            default=(NEVER, 0.0),
+            (silence for each in writes.values() for silence in self._silences(each)),
+            default=(0.0, 0.0),
         )
+
+    def _silences(self, writes: Sequence[Operation]) -> Iterator[tuple[float, float]]:
+        """Clients that are busy with reads alone make no silence: none of them asks to write."""
+        ends = sorted(each.end_s for each in writes if each.acknowledged)
+        if not ends:
+            yield NEVER, 0.0
+        for before, after in pairwise(ends):
+            since = max(before, min(each.start_s for each in writes if each.over_s > before))
+            for start, end in self.faults:
+                if since <= end and after >= start:
+                    yield after - since, since - start
 
 
 def by_account(operations: Iterable[Operation]) -> dict[str, list[Operation]]:

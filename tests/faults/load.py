@@ -143,32 +143,30 @@ class Load:
                 raw_of(operation.number), to=[account], internal_time=received
             )
         except MailraftError as error:
-            operation.error = repr(error)
+            operation.error, operation.gave_up_s = repr(error), time.monotonic()
             return
         answer = receipt.recipients[0]
-        _seen(operation, answer.state)
+        seen(operation, answer.state)
         operation.uid, operation.message_id = answer.memberships[0].uid, answer.message_id
         self._delivered.setdefault((account, session), []).append(operation)
 
     async def _list(self, account: str, session: int, chance: Random) -> None:
-        linearizable = chance.random() < 0.6
+        level = _level(chance, 0.6)
         pinned = chance.choice(self._cluster.nodes) if chance.random() < 0.4 else 0
-        operation = self.history.begin(
-            Kind.LIST, account, session, linearizable=linearizable, replica=pinned
-        )
+        operation = self.history.begin(Kind.LIST, account, session, level=level, replica=pinned)
         try:
             page = await self._clients[session].list_messages(
                 account,
                 order=MessageOrder.UID_DESC,
                 page_size=PAGE,
-                **_read_args(linearizable=linearizable, node=pinned),
+                **_read_args(level, node=pinned),
             )
         except MailraftError as error:
             operation.error = repr(error)
             return
         operation.newest_uids = [message.memberships[0].uid for message in page.messages]
-        operation.total = page.total_messages
-        _seen(operation, page.state)
+        operation.total, operation.age_s = page.total_messages, page.served.age_ms / 1000
+        seen(operation, page.state)
 
     async def _fetch(self, account: str, session: int, chance: Random) -> None:
         """Something that was acknowledged in this session."""
@@ -176,11 +174,11 @@ class Load:
         if not delivered:
             return
         wanted = delivered[-1] if chance.random() < 0.5 else chance.choice(delivered)
-        linearizable = chance.random() < 0.5
-        operation = self.history.begin(Kind.FETCH, account, session, linearizable=linearizable)
+        level = _level(chance, 0.5)
+        operation = self.history.begin(Kind.FETCH, account, session, level=level)
         try:
             body = await self._clients[session].fetch_body(
-                account, wanted.message_id, **_read_args(linearizable=linearizable, node=0)
+                account, wanted.message_id, **_read_args(level, node=0)
             )
         except errors.NotFoundError as error:
             operation.outcome, operation.error = Outcome.MISSING, repr(error)
@@ -193,15 +191,18 @@ class Load:
         operation.end_s = time.monotonic()
 
 
-def _read_args(linearizable: bool, node: int) -> ReadArgs:  # two of them, named here
-    args = ReadArgs(deadline_s=PINNED_DEADLINE_S if node else READ_DEADLINE_S)
-    args["consistency"] = Consistency.LINEARIZABLE if linearizable else Consistency.SESSION
+def _level(chance: Random, linearizable: float) -> Consistency:
+    return Consistency.LINEARIZABLE if chance.random() < linearizable else Consistency.SESSION
+
+
+def _read_args(level: Consistency, node: int) -> ReadArgs:
+    args = ReadArgs(deadline_s=PINNED_DEADLINE_S if node else READ_DEADLINE_S, consistency=level)
     if node:
         args["replica"] = replica_id(node, 1)
     return args
 
 
-def _seen(operation: Operation, state: str) -> None:
+def seen(operation: Operation, state: str) -> None:
     operation.end_s = time.monotonic()
     decoded = tokens.decode_state(state)
     operation.incarnation, operation.modseq = decoded.incarnation, decoded.modseq
@@ -211,7 +212,7 @@ def _seen(operation: Operation, state: str) -> None:
 async def serves(cluster: LocalCluster, node: int, deadline_s: float) -> float:
     """Seconds until the node answers linearizable reads of every account by its own replica."""
     began_s = time.monotonic()
-    args = _read_args(linearizable=True, node=node)
+    args = _read_args(Consistency.LINEARIZABLE, node)
     args["deadline_s"] = PROBE_DEADLINE_S
     async with cluster.client() as client:
         for account in ACCOUNTS:

@@ -9,6 +9,8 @@ import pytest
 from tests.faults.checker import Broken, Stored, check
 from tests.faults.history import NEVER, History, Kind, Operation, Outcome
 
+from mailraft.client import Consistency
+
 A = "alice"
 
 
@@ -20,12 +22,14 @@ def delivery(number: int, start_s: float, end_s: float, place: int) -> Operation
 
 
 def listing(
-    number: int, start_s: float, end_s: float, place: int, *, linearizable: bool = True
+    number: int,
+    start_s: float,
+    end_s: float,
+    place: int,
+    level: Consistency = Consistency.LINEARIZABLE,
 ) -> Operation:
     """A list that saw the messages up to `place`."""
-    done = Operation(
-        number, Kind.LIST, A, 0, start_s, linearizable, end_s=end_s, outcome=Outcome.DONE
-    )
+    done = Operation(number, Kind.LIST, A, 0, start_s, level, end_s=end_s, outcome=Outcome.DONE)
     done.modseq, done.total = 10 + place, place
     done.newest_uids = tuple(range(place, max(0, place - 3), -1))
     return done
@@ -107,11 +111,54 @@ def test_a_read_behind_another_read() -> None:
 
 
 def test_a_session_that_goes_back() -> None:
-    """A session read may be behind others, not behind its own session."""
-    behind = listing(6, 10, 11, 2, linearizable=False)
-    assert broken([*three(), behind], THREE) == {Broken.SESSION}
+    """A session read may be behind others, not behind what its own session wrote or read."""
+    behind = listing(6, 10, 11, 2, Consistency.SESSION)
+    own = {Broken.READ_YOUR_WRITES, Broken.MONOTONIC_READS}
+    assert broken([*three(), behind], THREE) == own
     behind.session = 1
     assert broken([*three(), behind], THREE) == set()
+    seen = listing(7, 9, 9.5, 3, Consistency.LOCAL)
+    seen.session = 1
+    assert broken([*three(), seen, behind], THREE) == {Broken.MONOTONIC_READS}
+
+
+def test_a_write_before_what_its_session_read() -> None:
+    """The order of all writes keeps what led to them."""
+    slow = [delivery(1, 0, 9, 2), listing(2, 1, 2, 2, Consistency.LOCAL), delivery(3, 4, 5, 1)]
+    both = {Broken.WRITES_FOLLOW_READS, Broken.REORDERED}
+    assert broken(slow, [stored(3, 1), stored(1, 2)]) == both
+    slow[2].session = 1
+    assert broken(slow, [stored(3, 1), stored(1, 2)]) == {Broken.REORDERED}
+
+
+@pytest.mark.parametrize("level", [Consistency.LOCAL, Consistency.QUORUM])
+def test_levels_that_promise_no_freshness(level: Consistency) -> None:
+    """Such a read may show any prefix, also one that its session was past; never anything else."""
+    behind = listing(6, 10, 11, 1, level)
+    assert broken([*three(), behind], THREE) == set()
+    behind.total = 2
+    assert broken([*three(), behind], THREE) == {Broken.WRONG_CONTENT}
+
+
+def test_a_read_that_is_older_than_its_bound() -> None:
+    """The third message was complete at 6: a read that begins at 10 may miss it if it may be older
+    than 4 s.
+    """
+    behind = listing(6, 10, 11, 2, Consistency.BOUNDED)
+    for bound_s, found in ((4.5, set()), (3.5, {Broken.STALE})):
+        behind.bound_s = bound_s
+        assert broken([*three(), behind], THREE) == found
+
+
+def test_a_read_that_is_older_than_it_says() -> None:
+    """Whatever the level promises, its age has to be true, and within its bound."""
+    behind = listing(6, 10, 11, 2, Consistency.LOCAL)
+    for age_s, found in ((4.5, set()), (3.5, {Broken.STALE})):
+        behind.age_s = age_s
+        assert broken([*three(), behind], THREE) == found
+    old = listing(6, 10, 11, 3, Consistency.BOUNDED)
+    old.bound_s, old.age_s = 1.0, 2.0
+    assert broken([*three(), old], THREE) == {Broken.STALE}
 
 
 def test_writes_in_another_order_than_real_time() -> None:
@@ -123,7 +170,8 @@ def test_writes_in_another_order_than_real_time() -> None:
 def test_a_read_of_the_future() -> None:
     """A read that saw a write which began after its end."""
     seer = [delivery(1, 0, 1, 1), listing(2, 2, 3, 2), delivery(3, 4, 5, 2)]
-    assert broken(seer, [stored(1, 1), stored(3, 2)]) == {Broken.REORDERED}
+    both = {Broken.REORDERED, Broken.WRITES_FOLLOW_READS}
+    assert broken(seer, [stored(1, 1), stored(3, 2)]) == both
 
 
 def test_uids_against_modseqs() -> None:
@@ -169,7 +217,15 @@ def test_a_long_history_in_little_time() -> None:
 
 
 def test_overlap_and_silence() -> None:
-    """What a run counts: operations under way during a fault, and the longest pause of writes."""
+    """What a run counts: operations under way during a fault, and the longest wait of writes."""
     history = History(three(), faults=[(2.5, 4.5)])
     assert [each.number for each in history.overlapping()] == [2, 3]
-    assert history.longest_silence_s() == 3
+    assert history.longest_silence_s() == 2
+
+
+def test_silence_is_of_writes_that_wait() -> None:
+    """Nobody misses a write while every client reads; one that waited and gave up is missed."""
+    writes = [delivery(1, 0, 1, 1), delivery(2, 8, 9, 2)]
+    assert History(writes, faults=[(0, 9)]).longest_silence() == (1, 8)
+    gave_up = Operation(3, Kind.DELIVER, A, 0, 4.0, gave_up_s=6.0)
+    assert History([*writes, gave_up], faults=[(0, 9)]).longest_silence() == (5, 4)

@@ -139,6 +139,22 @@ def promotion_waits_for_an_answer(mutants: Mutant = Mutant.NONE) -> Scene:
     return scene
 
 
+def promotion_waits_for_one_that_died(mutants: Mutant = Mutant.NONE) -> Scene:
+    """A learner that had caught up and answers no more is not promoted: with a voter lost as well
+    nothing could be decided any more.
+    """
+    scene = _led(3, mutants, spares=1)
+    scene.change(1, (1, 2, 3), (4,))
+    scene.settle()
+    scene.live_s(0.2)
+    scene.live_s(1.0, 1, 2)
+    late = scene.change(1, (1, 2, 3, 4))
+    hold(not scene.appended(late), "promotion: a voter that is dead costs the majority")
+    scene.live_s(0.2)
+    hold(scene.appended(scene.change(1, (1, 2, 3, 4))), "progress: it is back, and promoted")
+    return scene
+
+
 def leader_removes_itself(mutants: Mutant = Mutant.NONE) -> Scene:
     """A leader that is removed commits that without counting itself, and hands over (thesis
     section 4.2.2). No request is lost.
@@ -221,6 +237,7 @@ MEMBERSHIP_SCENARIOS = (
     stranger_never_campaigns,
     promotion_waits_for_the_log,
     promotion_waits_for_an_answer,
+    promotion_waits_for_one_that_died,
     leader_removes_itself,
     leader_on_its_way_out_is_still_needed,
     newcomer_wins_with_an_old_vote,
