@@ -15,12 +15,12 @@ either ends, so does the other, and what still arrives of them is dropped by its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -109,6 +109,11 @@ class PeerLink:
         self._peer, self._view, self._credentials, self._tell = peer, view, credentials, tell
         self._control, self._bulk = _Lane(CONTROL_QUEUE_BYTES_MAX), _Lane(BULK_QUEUE_BYTES_MAX)
         self._up = False
+        self._there = asyncio.Event()
+
+    def try_now(self) -> None:
+        """The peer is there: it has just opened a stream of its own."""
+        self._there.set()
 
     def send(self, frame: raft_pb2.ExchangeRequest) -> None:
         if self._up:
@@ -124,7 +129,10 @@ class PeerLink:
                 log.info("streams to %s end: %s", self._peer.name, _short(error))
             if time.monotonic() - began_s > RECONNECT_MAX_S:
                 pause_s = RECONNECT_MIN_S
-            await asyncio.sleep(pause_s)
+            self._there.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._there.wait()
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
 
     async def _one_session(self) -> None:
@@ -154,7 +162,7 @@ class PeerLink:
                 self._control.clear()
                 self._bulk.clear()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _stream(self, hello: raft_pb2.Hello) -> AsyncIterator[_Call]:
         async with open_channel(self._peer.address, self._credentials, _OWN_CONNECTION) as channel:
             stub = peer_service_pb2_grpc.PeerServiceStub(channel)
@@ -203,6 +211,12 @@ class PeerStreams:
                 frame.heartbeat.wall_ms = self._wall_ms()
             link.send(frame)
 
+    def try_now(self, peer: int) -> None:
+        """A node that was gone is back: wait no longer before streams to it are opened again."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.try_now()
+
     async def stop(self) -> None:
         for task in self._tasks.values():
             task.cancel()
@@ -241,8 +255,9 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         digests: DigestExchange,
         positions: PositionExchange,
         clocks: PeerClocks,
+        streams: PeerStreams,
     ) -> None:
-        self._view, self._runtime = view, runtime
+        self._view, self._runtime, self._streams = view, runtime, streams
         self._snapshots, self._digests, self._clocks = snapshots, digests, clocks
         self._positions = positions
         self._open: set[asyncio.Task[object]] = set()
@@ -288,6 +303,7 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
     ) -> raft_pb2.ExchangeResponse:
         hello = await self._hello(request_iterator, context)
         session = self._sessions.number(hello)
+        self._streams.try_now(hello.from_node)
         await context.send_initial_metadata(())
         handler = asyncio.current_task()
         assert handler is not None

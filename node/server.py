@@ -163,7 +163,9 @@ class NodeServer:
         await services.register(server, self, self._maps, said, self._stopping, extra=self._extra())
         positions = PositionExchange(store, host, view, self._options.credentials)
         self._positions = positions
-        self._peer_service = PeerService(view, runtime, receiver, digests, positions, self._clocks)
+        self._peer_service = PeerService(
+            view, runtime, receiver, digests, positions, self._clocks, self._streams
+        )
         peer_service_pb2_grpc.add_PeerServiceServicer_to_server(self._peer_service, server)
         self._control = ControlService(
             view,

@@ -17,6 +17,7 @@ from tests.faults.rows import SERVES_AGAIN_S, judge
 from mailraft.cluster.local import LocalCluster
 from mailraft.node import failpoints
 from mailraft.node.engine.store import Store
+from mailraft.node.interfaces import META_GROUP
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
@@ -121,7 +122,7 @@ async def _check_digests(cluster: LocalCluster) -> None:
                 applied.setdefault(group, set()).add(store.applied(group))
         finally:
             store.close()
-    assert sorted(applied) == [shard.id for shard in cluster.map.shards]
+    assert sorted(applied) == [META_GROUP, *(shard.id for shard in cluster.map.shards)]
     for group, positions in applied.items():  # tidy: a plain dict
         assert len(positions) == 1, f"replicas of shard {group} differ: {positions}"
 

@@ -60,9 +60,7 @@ def term(nodes: Nodes, number: int) -> int:
 
 def queued_bytes(nodes: Nodes, sender: int, receiver: int) -> int:
     """Appends that a node has for another, and cannot send."""
-    streams = nodes.running[sender]._streams
-    assert streams is not None
-    return streams._links[receiver]._bulk._queue_bytes
+    return _link(nodes, sender, receiver)._bulk._queue_bytes
 
 
 async def deliver_large(mail: AsyncClient, count: int) -> list[asyncio.Task[object]]:
@@ -129,6 +127,29 @@ async def test_a_stuck_bulk_stream_delays_no_news_of_a_leader(
         await asyncio.sleep(2 * ELECTION_S)
         assert follower.heard_age_ms() < ELECTION_S * 1000
         assert follower.leadership.leader == replica
+
+
+@pytest.mark.timeout(60)
+async def test_a_node_that_is_back_is_spoken_to_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own streams say that it is there: nobody waits until it is time to try again."""
+    monkeypatch.setattr(peers, "RECONNECT_MIN_S", 300.0)
+    nodes = Nodes(tmp_path)
+    try:
+        await nodes.start(1)
+        await asyncio.sleep(1.0)  # it has tried in vain, and waits
+        await nodes.start(2)
+        await until(lambda: all(_link(nodes, *pair)._up for pair in ((1, 2), (2, 1))))
+    finally:
+        for number in list(nodes.running):
+            await nodes.stop(number)
+
+
+def _link(nodes: Nodes, sender: int, receiver: int) -> peers.PeerLink:
+    streams = nodes.running[sender]._streams
+    assert streams is not None
+    return streams._links[receiver]
 
 
 def _envelope(**body: Any) -> raft_pb2.Envelope:

@@ -27,7 +27,8 @@ KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 # A restarted node is found again within RECONNECT_MAX_MS.
 RECONNECT_FIRST_MS = 100
-RECONNECT_MAX_MS = 2_000
+RECONNECT_MAX_MS = 500
+CONNECT_MAX_MS = 2_000
 # Connections end at times, so that new routers and nodes get their share. Streams have the grace
 # to end by themselves; what is left then is resumed by its client.
 CONNECTION_AGE_MS = 30 * 60 * 1000
@@ -53,7 +54,7 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_FIRST_MS),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_MAX_MS),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MAX_MS),
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
     # Nodes are reached directly, whatever http_proxy says.
     ("grpc.enable_http_proxy", 0),
