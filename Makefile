@@ -17,7 +17,11 @@ PROTO_ROOMS := v1 internal wire
 # Folders that hold Python, as far as they exist. Tests of `make test` take < 10 minutes on 2 cores.
 PYTHON_FOLDERS := $(wildcard proto node router client cluster tests bench tools)
 IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim)
-CLUSTER_TESTS := $(wildcard tests/cluster) tests/quorum/test_levels.py::test_with_one_down
+# `make cluster` has the long ones of real processes.
+LONG_CLUSTER_TESTS := $(foreach subject,contract growing large_messages leaders,\
+	tests/cluster/test_$(subject).py)
+CLUSTER_TESTS := $(filter-out $(LONG_CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py)) \
+	tests/quorum/test_levels.py::test_with_one_down
 WORKERS ?= 2
 
 SEEDS ?= 150
@@ -64,13 +68,29 @@ test: $(VENV) ## run the tests: unit, contract, simulation, cluster of real proc
 	$(if $(CLUSTER_TESTS),$(BIN)/python -m pytest $(CLUSTER_TESTS) || failed=1;) \
 	exit $$failed
 
+.PHONY: cluster
+cluster: $(VENV) ## run the long tests of real processes: growing, leaders, large messages, contract
+	@$(BIN)/python -m pytest $(LONG_CLUSTER_TESTS)
+
 .PHONY: faults
 faults: $(VENV) ## inject faults into real clusters (slow)
 	@$(BIN)/python -m pytest tests/faults
 
 .PHONY: quorum
-quorum: $(VENV) ## every consistency level with all up, with one node of three down, with two down
+quorum: $(VENV) ## prove every cell of the consistency menu under faults, and judge histories (slow)
 	@$(BIN)/python -m pytest tests/quorum tests/sim/test_quorum_reads.py
+
+.PHONY: tradeoffs
+tradeoffs: $(VENV) ## measure what each level costs and survives into docs/tradeoffs.md (< 10 minutes)
+	@PYTHONPATH=tools $(BIN)/python -m bench.tradeoffs
+
+.PHONY: alerts
+alerts: $(VENV) ## a real Prometheus scrapes a cluster with faults: do the right alerts fire? (4 min)
+	@$(BIN)/python -m pytest tests/alerts -s
+
+.PHONY: backup
+backup: $(VENV) ## destroy a cluster under load and restore it; an account at 20 random times (5 min)
+	@$(BIN)/python -m pytest tests/backup -s
 
 .PHONY: failover
 failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged
@@ -117,7 +137,7 @@ placement: $(VENV) ## simulate placement at 1,000 nodes into docs/placement.md a
 .PHONY: coverage
 coverage: $(VENV) ## run the tests and report the lines they miss
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@$(BIN)/python -m coverage run -m pytest $(IN_PROCESS_TESTS) $(CLUSTER_TESTS)
+	@$(BIN)/python -m coverage run -m pytest $(IN_PROCESS_TESTS) $(CLUSTER_TESTS) $(LONG_CLUSTER_TESTS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
@@ -142,7 +162,7 @@ proto: $(VENV) ## regenerate the stubs beside the .proto files
 	@$(BIN)/python tools/protos.py generate
 
 .PHONY: docs
-docs: $(VENV) ## rewrite docs/cli.md and docs/configuration.md from what they document
+docs: $(VENV) ## rewrite docs/cli.md, configuration.md and metrics.md from what they document
 	@$(BIN)/python tools/gen_docs.py
 
 # The rooms in the shape they have once installed, for mypy (see pyproject.toml).

@@ -232,7 +232,7 @@ class Clients:
 
     def _begin(self, worker: int, kind: Kind, *, linearizable: bool = False) -> Operation:
         account, session = self._accounts[worker % ACCOUNTS], worker % len(DIRECT)
-        return self._history.begin(kind, account, session, linearizable=linearizable)
+        return self._history.begin(kind, account, session, level=_level(linearizable))
 
     async def _deliver(self, worker: int) -> None:
         operation = self._begin(worker, Kind.DELIVER)

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from types import TracebackType
 from typing import Self, Unpack
 
 from mailraft.client import calls, content
@@ -63,7 +62,8 @@ class AsyncClient(AsyncChanges, AsyncMutations, AsyncUploads):
     target (a router). compress: bodies with zstandard, before they are sent. deadline_s: of a call
     with all its retries, where the call does not say its own. session: what reads see at least;
     default: a new one. reads, writes: the level of calls that name none, for example
-    reads={"consistency": Consistency.LOCAL}.
+    reads={"consistency": Consistency.LOCAL}. zone: where this is, by the nodes' names of zones:
+    reads that any replica may serve go to one there, unless it is busy.
 
     Nothing is sent before the first call. A call that is cancelled or whose deadline passes leaves
     nothing running here; a mutation may still take effect, and can be repeated by its request_id.
@@ -93,20 +93,18 @@ class AsyncClient(AsyncChanges, AsyncMutations, AsyncUploads):
         session: Session | None = None,
         reads: ReadLevel | None = None,
         writes: WriteLevel | None = None,
+        zone: str = "",
     ) -> None:
-        settings = Settings.of(target, certs, name, insecure, deadline_s, direct, reads, writes)
+        settings = Settings.of(
+            target, certs, name, insecure, deadline_s, direct, reads, writes, zone
+        )
         super().__init__(settings, Session() if session is None else session)
         self._compress = compress
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -13,14 +13,14 @@ from typing import Any, cast
 
 from mailraft.client.content import Upload
 from mailraft.client.settings import CLOSED, Settings
+from mailraft.client.targets import stand_in_map
 from mailraft.router.dispatch import Dispatcher
+from mailraft.router.goals import forwarded
 from mailraft.router.methods import Method, method_of
-from mailraft.router.table import CLUSTER
-from mailraft.router.tries import Goal, Target, Tries
+from mailraft.router.tries import Tries
 from mailraft.router.watch import Watch
 from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2, common_pb2, delivery_pb2
-from mailraft.wire import errors
-from mailraft.wire.slots import SLOTS
+from mailraft.wire import errors, tracing
 
 CONNECT_PAUSE_S = 0.1
 
@@ -31,24 +31,28 @@ class AsyncTransport:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._dispatcher: Dispatcher | None = None
-        self._connecting: asyncio.Task[Dispatcher] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._closed = False
         self._waiting: set[asyncio.Task[Any]] = set()  # in a call, and not in its caller's hands
         self._ended: set[asyncio.Task[Any]] = set()  # those of them that close has woken
 
+    def dispatcher(self) -> Dispatcher | None:
+        """None until the first call has connected."""
+        return self._dispatcher
+
     async def unary(self, request: Any, deadline_s: float) -> Any:
         """The reply to a request, after as many tries as it takes and the deadline allows."""
         method, end_s = method_of(request), _now_s() + deadline_s
-        with self._ended_by_close():
+        with self._ended_by_close(), tracing.span(method.name):
             dispatcher = await self._connected(end_s)
             if self._settings.direct or (method.coalesced and not _names_replica(request)):
                 return await dispatcher.unary(method, request, end_s)
-            tries = _tries(dispatcher, method, end_s)
+            tries = Tries(dispatcher.fleet, forwarded(method, request), end_s)
             while True:
                 place = tries.next()
                 try:
                     node = dispatcher.fleet.node(place)
-                    return await node.unary(method, request, tries.timeout_s(), ())
+                    return await node.unary(method, request, tries.timeout_s(), tracing.metadata())
                 except errors.MailraftError as error:
                     await tries.failed(place, error)
 
@@ -162,7 +166,8 @@ class AsyncTransport:
                 raise errors.FailedPreconditionError(CLOSED)
             if self._connecting is None:
                 self._connecting = asyncio.create_task(self._connect())
-                self._connecting.add_done_callback(self._connect_done)
+                # Whoever waits raises its error; if nobody does any more, it is no news.
+                self._connecting.add_done_callback(lambda it: it.cancelled() or it.exception())
             try:
                 async with asyncio.timeout_at(end_s):
                     await asyncio.shield(self._connecting)
@@ -174,32 +179,32 @@ class AsyncTransport:
                 await asyncio.sleep(CONNECT_PAUSE_S)
         return self._dispatcher
 
-    async def _connect(self) -> Dispatcher:
+    async def _connect(self) -> None:
+        """Here, and not in a callback: who finds this task done finds the dispatcher, too."""
+        try:
+            self._dispatcher = await self._made()
+        finally:
+            self._connecting = None
+
+    async def _made(self) -> Dispatcher:
         settings = self._settings
         if settings.direct:
-            return await Dispatcher.connect(settings.targets, settings.credentials)
-        stand_in = _stand_in_map(settings.targets)
+            return await Dispatcher.connect(
+                settings.targets, settings.credentials, zone=settings.zone
+            )
+        stand_in = stand_in_map(settings.targets)
 
         async def refresh() -> cluster_pb2.ClusterMap:
             return stand_in
 
         return Dispatcher(stand_in, settings.credentials, refresh=refresh)
 
-    def _connect_done(self, task: asyncio.Task[Dispatcher]) -> None:
-        self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._dispatcher = task.result()
-
-
-def _tries(dispatcher: Dispatcher, method: Method, end_s: float) -> Tries:
-    goal = Goal(CLUSTER, Target.ANY, method.pace, mutation=method.mutation)
-    return Tries(dispatcher.fleet, goal, end_s)
-
 
 async def _stream_as_told(
     dispatcher: Dispatcher, method: Method, request: Any, end_s: float
 ) -> AsyncGenerator[Any, None]:
-    tries, started = _tries(dispatcher, method, end_s), False
+    tries = Tries(dispatcher.fleet, forwarded(method, request), end_s)
+    started = False
     while True:
         place = tries.next()
         source = dispatcher.fleet.node(place).stream(method, request, end_s - _now_s(), ())
@@ -217,27 +222,6 @@ async def _stream_as_told(
 
 def _names_replica(request: Any) -> bool:
     return bool(request.read_options.require_replica)
-
-
-def _stand_in_map(targets: Sequence[str]) -> cluster_pb2.ClusterMap:
-    """One shard that each target holds and the first leads. Epoch 0: older than any real one."""
-    nodes = [
-        cluster_pb2.Node(id=number, name=f"target-{number}", address=address)
-        for number, address in enumerate(targets, start=1)
-    ]
-    replicas = [
-        cluster_pb2.Replica(
-            replica_id=node.id, node_id=node.id, role=cluster_pb2.REPLICA_ROLE_VOTER
-        )
-        for node in nodes
-    ]
-    leader = cluster_pb2.LeaderHint(node_id=1, replica_id=1)
-    return cluster_pb2.ClusterMap(
-        slot_count=SLOTS,
-        slots=[cluster_pb2.SlotRange(first_slot=0, last_slot=SLOTS - 1)],
-        shards=[cluster_pb2.Shard(replicas=replicas, leader=leader)],
-        nodes=nodes,
-    )
 
 
 def _now_s() -> float:

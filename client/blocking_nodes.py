@@ -10,15 +10,21 @@ from typing import Any
 import grpc
 
 from mailraft.client.settings import CLOSED, Settings
+from mailraft.client.targets import stand_in_map
+from mailraft.router import places
+from mailraft.router.attempts import Attempts, Target
+from mailraft.router.budget import Extra
+from mailraft.router.failures import LostError, UnreachableError, failure
+from mailraft.router.hedge import Hedger
+from mailraft.router.loads import Loads
 from mailraft.router.methods import METHODS, Method
-from mailraft.router.pool import SUSPECT_S, LostError, UnreachableError
-from mailraft.router.table import RoutingTable, WrongClusterError
+from mailraft.router.pool import SUSPECT_S
+from mailraft.router.table import CLUSTER, Place, RoutingTable, WrongClusterError
 from mailraft.v1 import cluster_pb2
-from mailraft.wire import credentials, errors
+from mailraft.wire import credentials, errors, tracing
 from mailraft.wire.metadata import EPOCH_KEY
 
 MAP_TRY_TIMEOUT_S = 1.0
-_NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _GET_MAP = METHODS["/mailraft.v1.ClusterService/GetClusterMap"]
 
 
@@ -26,6 +32,9 @@ class BlockingNodes:
     """Usable from several threads. Without `settings.direct` only the targets are known."""
 
     def __init__(self, settings: Settings) -> None:
+        self.extra = Extra()
+        self.loads = Loads(time.monotonic)
+        self.hedger = Hedger()
         self._settings = settings
         self._lock = threading.Lock()
         self._map_lock = threading.Lock()
@@ -36,47 +45,45 @@ class BlockingNodes:
         self._closed = False
 
     @property
-    def policy(self) -> cluster_pb2.LevelPolicy:
-        """Of the map; without one the defaults."""
-        table = self.table
-        return cluster_pb2.LevelPolicy() if table is None else table.topology.map.policy
-
-    @property
-    def table(self) -> RoutingTable | None:
-        """Where everything is, fetched when it is first asked for; None without `direct`."""
-        if self._table is None and self._settings.direct:
+    def table(self) -> RoutingTable:
+        """Where everything is, fetched when it is first asked for; without `direct` made up."""
+        if self._table is None:
             with self._map_lock:
                 if self._table is None:
-                    self._table = RoutingTable(self._fetch_map(self._settings.targets))
+                    targets, direct = self._settings.targets, self._settings.direct
+                    self._table = RoutingTable(
+                        self._fetch_map(targets) if direct else stand_in_map(targets)
+                    )
         return self._table
 
-    def shard_of(self, account_id: str) -> int | None:
-        """The shard of an account; None if the targets find it, or it is of no account."""
-        table = self.table if account_id else None
-        return None if table is None else table.topology.shard_of(account_id)
+    def shard_of(self, account_id: str) -> int:
+        """The shard of an account; CLUSTER if the targets find it."""
+        if not self._settings.direct:
+            return CLUSTER
+        return self.table.topology.shard_of(account_id)
 
-    def addresses(self, shard: int | None, replica_id: int) -> Sequence[str]:
-        """Whom to ask, best first: the leader, then the other voters; or that replica only."""
-        table = self._table
-        if shard is None or table is None:
-            found = list(self._settings.targets)
-        elif replica_id:
-            places = table.topology.places(shard)
-            found = [place.address for place in places if place.replica_id == replica_id]
-        else:
-            leader = table.leader(shard)
-            voters = [place.address for place in table.topology.places(shard) if place.voter]
-            found = list(dict.fromkeys([leader.address, *voters] if leader else voters))
-        if not found:
-            raise errors.ReplicaNotFoundError(f"shard {shard} has no replica {replica_id}")
+    def choose(self, attempts: Attempts) -> Place | None:
+        """Whom to ask next, of those that the round has not tried."""
         now_s = time.monotonic()
-        return sorted(found, key=lambda address: self._suspects.get(address, 0.0) > now_s)
+        return places.choose(
+            attempts,
+            self.table,
+            self.loads,
+            suspect=lambda place: self._suspects.get(place.address, 0.0) > now_s,
+            zone=self._settings.zone,
+        )
 
     def call(self, address: str, method: Method, request: Any, timeout_s: float | None) -> Any:
         """One try of a call: its reply, or the stream of its parts, which raises grpc.RpcError. A
         request of many parts is an iterator of them.
         """
         return self._callable(address, method)(
+            request, timeout=timeout_s, metadata=self._metadata()
+        )
+
+    def begin(self, address: str, method: Method, request: Any, timeout_s: float) -> Any:
+        """One try of a unary call as a grpc.Future, which may be left before it ends."""
+        return self._callable(address, method).future(
             request, timeout=timeout_s, metadata=self._metadata()
         )
 
@@ -91,37 +98,35 @@ class BlockingNodes:
         """What a failed try means; one without an answer makes the address a suspect."""
         if self._closed:
             return errors.FailedPreconditionError(CLOSED)
-        told = errors.from_rpc_error(error)
-        if told.reason:
-            return told
-        message = f"{address}: {told.message}"
-        broken = "Stream removed" in told.message or "RST_STREAM" in told.message
-        if told.code not in _NO_ANSWER and not broken:
-            return told
+        told = failure(address, errors.from_rpc_error(error))
+        if isinstance(told, LostError | UnreachableError):
+            self.suspect(address)
+        return told
+
+    def suspect(self, address: str) -> None:
+        """It did not answer."""
         self._suspects[address] = time.monotonic() + SUSPECT_S
-        # gRPC's own word for a request that stayed here.
-        unsent = "failed to connect" in told.message
-        return UnreachableError(message) if unsent else LostError(message)
 
-    def worked(self, shard: int | None, address: str, *, leads: bool) -> None:
-        """An address answered; `leads`: with what only a leader does."""
-        self._suspects.pop(address, None)
-        table = self._table
-        if not leads or shard is None or table is None:
-            return
-        for place in table.topology.places(shard):
-            if place.address == address:
-                table.confirm(shard, place)
+    def worked(self, attempts: Attempts, place: Place) -> None:
+        """A place answered."""
+        self._suspects.pop(place.address, None)
+        if attempts.goal.target is Target.LEADER:
+            self.table.confirm(attempts.goal.shard, place)
 
-    def learn(self, shard: int | None, address: str, error: errors.MailraftError) -> None:
-        """An address failed: who leads is in doubt, or told, or the map is old."""
-        table = self._table
-        if shard is None or table is None or isinstance(error, errors.ReplicaLaggingError):
-            return
-        table.doubt(shard, address)
-        table.learn(shard, error)
-        if isinstance(error, errors.StaleRouteError):
-            self._refresh(table)
+    def learn(self, attempts: Attempts, place: Place, error: errors.MailraftError) -> None:
+        """A place failed: who leads is in doubt, or told, or the map is old."""
+        self.table.failed(attempts.goal.shard, place.address, error)
+        if isinstance(error, errors.StaleRouteError) and self._settings.direct:
+            self._refresh(self.table)
+            attempts.tried.clear()
+
+    def install(self, told: cluster_pb2.ClusterMap) -> None:
+        """Take a map if it is newer, and its leader hints; one of another cluster never."""
+        with self._map_lock:
+            try:
+                self.table.install(told)
+            except (WrongClusterError, ValueError):
+                return
 
     def close(self) -> None:
         """Ends all calls and connections."""
@@ -158,15 +163,16 @@ class BlockingNodes:
             return found
 
     def _metadata(self) -> Sequence[tuple[str, str]]:
-        return () if self._table is None else ((EPOCH_KEY, str(self._table.epoch)),)
+        table = self._table
+        epoch = ((EPOCH_KEY, str(table.epoch)),) if table is not None and table.epoch else ()
+        return (*epoch, *tracing.metadata())
 
     def _refresh(self, table: RoutingTable) -> None:
-        places = [place.address for place in table.topology.cluster_places]
-        with self._map_lock:
-            try:
-                table.install(self._fetch_map([*places, *self._settings.targets]))
-            except (errors.UnavailableError, WrongClusterError, ValueError):
-                return  # the old one is all there is
+        known = [place.address for place in table.topology.cluster_places]
+        try:
+            self.install(self._fetch_map([*known, *self._settings.targets]))
+        except errors.UnavailableError:
+            return  # the old one is all there is
 
     def _fetch_map(self, addresses: Sequence[str]) -> cluster_pb2.ClusterMap:
         failed = "no address"

@@ -1,7 +1,8 @@
 """How Client reaches the cluster: blocking stubs, one call at a time, for threads and for gevent.
 
 The router's Dispatcher needs an event loop, which a thread patched by gevent cannot run beside its
-own. So this follows its rules in less: no coalescing, and reads go to the leader too.
+own. So this goes by its rules (router.attempts, places, seek, hedge) without it: each call travels
+alone.
 """
 
 from __future__ import annotations
@@ -9,26 +10,24 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import grpc
 
 from mailraft.client import blocking_watch
+from mailraft.client.blocking_asks import BlockingAsks
 from mailraft.client.blocking_nodes import BlockingNodes
-from mailraft.client.blocking_tries import BlockingTries, transient
 from mailraft.client.content import Upload
 from mailraft.client.settings import Settings
 from mailraft.router import listing
-from mailraft.router.methods import (
-    METHODS,
-    Method,
-    Route,
-    account_of,
-    method_of,
-    waits_for_replicas,
-)
+from mailraft.router.attempts import Attempts, Goal, Target
+from mailraft.router.deliver import RETRIED
+from mailraft.router.goals import delivery_goal, forwarded, goal_of, read_anywhere, upload_goal
+from mailraft.router.methods import METHODS, Method, Route, method_of
+from mailraft.router.table import Place
 from mailraft.v1 import blob_pb2, change_pb2, common_pb2, delivery_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, tracing
 
 _DELIVER = METHODS["/mailraft.v1.MessageService/DeliverMessages"]
 _UPLOAD = METHODS["/mailraft.v1.BlobService/UploadBlob"]
@@ -41,29 +40,36 @@ class BlockingTransport:
 
     def __init__(self, settings: Settings) -> None:
         self._nodes = BlockingNodes(settings)
+        self._asks = BlockingAsks(self._nodes)
+        self._direct = settings.direct
 
     def unary(self, request: Any, deadline_s: float) -> Any:
         """The reply to a request, after as many tries as it takes and the deadline allows."""
         method, end_s = method_of(request), time.monotonic() + deadline_s
-        table = self._nodes.table
-        if method.route is Route.EVERY_SHARD and table is not None:
+        with tracing.span(method.name):
+            return self._whole(method, request, end_s)
+
+    def _whole(self, method: Method, request: Any, end_s: float) -> Any:
+        if method.route is Route.EVERY_SHARD and self._direct:
+            table = self._nodes.table
             return _run_without_waiting(listing.list_accounts(self._ask, table, request, end_s))
-        return self._unary(method, request, self._nodes.shard_of(account_of(request)), end_s)
+        return self._unary(method, request, end_s)
 
     def stream(self, request: Any, deadline_s: float) -> Generator[Any, None, None]:
         """The parts of a reply. A failed try is followed by another only before the first part."""
         method = method_of(request)
 
-        def once(address: str, _: float) -> tuple[str, Any, Any]:
-            parts = self._nodes.call(address, method, request, deadline_s)
+        def once(place: Place, _: float) -> tuple[str, Any, Any]:
+            left_s = max(0.001, end_s - time.monotonic())
+            parts = self._nodes.call(place.address, method, request, left_s)
             try:
-                return address, parts, next(parts, None)
+                return place.address, parts, next(parts, None)
             except grpc.RpcError as error:
-                raise self._nodes.failure(address, error) from None
+                raise self._nodes.failure(place.address, error) from None
 
         end_s = time.monotonic() + deadline_s
-        shard = self._nodes.shard_of(account_of(request))
-        address, parts, first = self._run(method, request, shard, end_s, once)
+        goal = self._goal(method, request)
+        address, parts, first = self._run(Attempts(goal, self._nodes.extra), end_s, once)
         try:
             if first is not None:
                 yield first
@@ -83,19 +89,22 @@ class BlockingTransport:
         """One stream, to whoever leads. What breaks in its middle is its caller's to resume."""
         header = upload.header()
 
-        def once(address: str, _: float) -> blob_pb2.UploadBlobResponse:
+        def once(place: Place, _: float) -> blob_pb2.UploadBlobResponse:
             stream = itertools.chain((header,), upload.chunks())
             left_s = max(0.001, end_s - time.monotonic())
             try:
-                reply = self._nodes.call(address, _UPLOAD, stream, left_s)
+                reply = self._nodes.call(place.address, _UPLOAD, stream, left_s)
             except grpc.RpcError as error:
-                raise self._nodes.failure(address, error) from None
+                raise self._nodes.failure(place.address, error) from None
             assert isinstance(reply, blob_pb2.UploadBlobResponse)
             return reply
 
         end_s = time.monotonic() + deadline_s
-        shard = self._nodes.shard_of(header.header.account_id)
-        return self._run(_UPLOAD, header.header, shard, end_s, once)
+        goal = forwarded(_UPLOAD, header.header)
+        if self._direct:
+            shard = self._nodes.shard_of(header.header.account_id)
+            goal = upload_goal(shard, repeatable=goal.repeatable)
+        return self._run(Attempts(goal, self._nodes.extra), end_s, once)
 
     def apart(self, work: Callable[[], None]) -> None:
         """Work that takes a while."""
@@ -113,25 +122,50 @@ class BlockingTransport:
     ) -> delivery_pb2.DeliveryResult:
         """One result a recipient, in their order. Those of one shard go together."""
         end_s = time.monotonic() + deadline_s
-        by_shard: dict[int | None, list[int]] = {}
+        by_shard: dict[int, list[int]] = {}
         for index, recipient in enumerate(delivery.recipients):
             shard = self._nodes.shard_of(recipient.account_id)
             by_shard.setdefault(shard, []).append(index)
         found: dict[int, delivery_pb2.RecipientResult] = {}
-        for shard, indexes in by_shard.items():
-            found.update(self._deliver(delivery, indexes, shard, write_options, end_s))
+        with tracing.span("deliver", parent=delivery.traceparent):
+            delivery.traceparent = tracing.traceparent() or delivery.traceparent
+            for shard, indexes in by_shard.items():
+                found.update(self._deliver(delivery, indexes, shard, write_options, end_s))
         results = [found[index] for index in range(len(delivery.recipients))]
         return delivery_pb2.DeliveryResult(recipients=results)
 
-    def _unary(self, method: Method, request: Any, shard: int | None, end_s: float) -> Any:
-        def once(address: str, timeout_s: float) -> Any:
-            return self._nodes.unary(address, method, request, timeout_s)
+    def _unary(self, method: Method, request: Any, end_s: float) -> Any:
+        attempts = Attempts(self._goal(method, request), self._nodes.extra)
+        anywhere = read_anywhere(attempts.goal, method)
 
-        return self._run(method, request, shard, end_s, once)
+        def once(place: Place, timeout_s: float) -> Any:
+            if anywhere and not attempts.count:
+                return self._asks.anywhere(
+                    place,
+                    method,
+                    request,
+                    timeout_s,
+                    partial(attempts.spare, lambda: self._nodes.choose(attempts)),
+                )
+            return self._once(attempts.goal, place, method, request, timeout_s)
+
+        return self._run(attempts, end_s, once)
+
+    def _once(
+        self, goal: Goal, place: Place, method: Method, request: Any, timeout_s: float
+    ) -> Any:
+        if goal.target is Target.LEADER:
+            return self._asks.leader(goal.shard, place, method, request, timeout_s)
+        return self._nodes.unary(place.address, method, request, timeout_s)
 
     async def _ask(self, method: Method, request: Any, end_s: float) -> Any:
         """What listing asks of one shard. Never waits, so that no event loop is needed."""
-        return self._unary(method, request, request.shards[0], end_s)
+        return self._unary(method, request, end_s)
+
+    def _goal(self, method: Method, request: Any) -> Goal:
+        if not self._direct:
+            return forwarded(method, request)
+        return goal_of(self._nodes.table.topology, method, request)
 
     def close(self) -> None:
         """Ends all calls and connections."""
@@ -141,7 +175,7 @@ class BlockingTransport:
         self,
         delivery: delivery_pb2.Delivery,
         indexes: list[int],
-        shard: int | None,
+        shard: int,
         write_options: common_pb2.WriteOptions,
         end_s: float,
     ) -> dict[int, delivery_pb2.RecipientResult]:
@@ -150,50 +184,53 @@ class BlockingTransport:
         pending = indexes
         request = delivery_pb2.DeliverMessagesRequest(write_options=write_options)
         request.deliveries.append(delivery)
+        goal = forwarded(_DELIVER, request)
+        if self._direct:
+            topology = self._nodes.table.topology
+            goal = delivery_goal(topology, shard, write_options, repeatable=goal.repeatable)
 
-        def once(address: str, timeout_s: float) -> None:
+        def once(place: Place, timeout_s: float) -> None:
             nonlocal pending
             del request.deliveries[0].recipients[:]
             request.deliveries[0].recipients.extend(everybody[index] for index in pending)
-            reply = self._nodes.unary(address, _DELIVER, request, timeout_s)
+            reply = self._once(goal, place, _DELIVER, request, timeout_s)
             answers = list(zip(pending, reply.results[0].recipients, strict=True))
             found.update(answers)
-            failed = {index: _error_of(answer) for index, answer in answers if answer.code}
-            pending = [index for index, error in failed.items() if transient(error)]
+            failed = {
+                index: _error_of(answer) for index, answer in answers if answer.reason in RETRIED
+            }
+            pending = list(failed)
             for index in pending:
                 raise failed[index]
 
         try:
-            self._run(_DELIVER, request, shard, end_s, once)
+            self._run(Attempts(goal, self._nodes.extra), end_s, once)
         except errors.MailraftError as error:
             found.update((index, _result_of(error)) for index in pending)
         return found
 
     def _run(
-        self,
-        method: Method,
-        request: Any,
-        shard: int | None,
-        end_s: float,
-        once: Callable[[str, float], Result],
+        self, attempts: Attempts, end_s: float, once: Callable[[Place, float], Result]
     ) -> Result:
-        options = getattr(request, "write_options", None)
-        whole_time = method.mutation and waits_for_replicas(options, self._nodes.policy)
-        tries = BlockingTries(method, end_s, whole_time=whole_time)
-        replica_id = request.read_options.require_replica if method.route is Route.READ else 0
+        nodes = self._nodes
         while True:
-            addresses = self._nodes.addresses(shard, replica_id)
-            address = next((each for each in addresses if each not in tries.tried), "")
-            if not address:
-                tries.next_round()
-                continue
+            place = nodes.choose(attempts)
+            if place is None:
+                raise attempts.nowhere()
             try:
-                result = once(address, tries.timeout_s())
+                result = once(place, attempts.timeout_s(max(0.0, end_s - time.monotonic())))
             except errors.MailraftError as error:
-                self._nodes.learn(shard, address, error)
-                tries.failed(address, error)
+                left_s = end_s - time.monotonic()
+                attempts.failed(
+                    place.address, error, left_s, lambda: nodes.choose(attempts) is not None
+                )
+                nodes.learn(attempts, place, error)
+                if nodes.choose(attempts) is None:
+                    time.sleep(max(0.0, min(attempts.next_round(error), left_s)))
+                if time.monotonic() >= end_s:
+                    raise attempts.last(error) from None
                 continue
-            self._nodes.worked(shard, address, leads=method.mutation)
+            nodes.worked(attempts, place)
             return result
 
 

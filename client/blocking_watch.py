@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from mailraft.client.blocking_nodes import BlockingNodes
+from mailraft.router.attempts import Attempts, Goal, Target
 from mailraft.router.methods import METHODS
 from mailraft.v1 import change_pb2
 from mailraft.wire import errors
@@ -41,8 +42,12 @@ def _by_address(
 ) -> dict[str, list[change_pb2.WatchRequest]]:
     found: dict[str, list[change_pb2.WatchRequest]] = {}
     for request in requests:
-        address = nodes.addresses(nodes.shard_of(request.account_id), 0)[0]
-        found.setdefault(address, []).append(request)
+        # Any replica tells; the leader knows first.
+        goal = Goal(nodes.shard_of(request.account_id), Target.LEADER)
+        place = nodes.choose(Attempts(goal, nodes.extra))
+        if place is None:
+            raise errors.NoLeaderError("the cluster map names no replica of an account")
+        found.setdefault(place.address, []).append(request)
     return found
 
 

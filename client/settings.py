@@ -27,6 +27,7 @@ class Settings:
     direct: bool
     reads: ReadLevel
     writes: WriteLevel
+    zone: str
 
     @classmethod
     def of(
@@ -39,6 +40,7 @@ class Settings:
         direct: bool,
         reads: ReadLevel | None = None,
         writes: WriteLevel | None = None,
+        zone: str = "",
     ) -> Settings:
         """Raises ValueError for what can never work."""
         targets = (target,) if isinstance(target, str) else tuple(target)
@@ -49,4 +51,4 @@ class Settings:
         if deadline_s <= 0:
             raise ValueError("deadline_s is to be above 0")
         identity = Insecure() if certs is None else Credentials(Path(certs), name)
-        return cls(targets, identity, deadline_s, direct, reads or {}, writes or {})
+        return cls(targets, identity, deadline_s, direct, reads or {}, writes or {}, zone)

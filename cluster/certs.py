@@ -1,7 +1,7 @@
 """A private authority and the certificates of a cluster: EC P-256, one file pair a name.
 
     CERTS/ca.pem, ca.key       the authority (keep ca.key off the hosts that do not need it)
-    CERTS/NAME.pem, NAME.key   one identity; OU is its role, which is what servers will go by
+    CERTS/NAME.pem, NAME.key   one identity; OU is its role, which is what servers go by
 
 Making is idempotent: what is there, matches its key and is not about to expire is kept.
 """
@@ -12,6 +12,7 @@ import datetime as dt
 import enum
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,12 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailraft.cluster.errors import CertificateError
+from mailraft.wire.access import Role, role_of
 
 CA_NAME = "ca"
+_NEXT = "ca-next"  # an authority that is trusted and signs nothing yet
+# A file name, and what a router puts into the metadata of a call.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 CA_DAYS = 3_650
 CERTIFICATE_DAYS = 397
 # Certificates closer to their end than this are made again.
@@ -33,22 +38,15 @@ RENEW_DAYS = 30
 # Clocks of hosts differ a little.
 BACKDATE = dt.timedelta(hours=1)
 
+# File name and role of those that a cluster needs besides its nodes'.
+_OTHERS = {
+    "router": Role.ROUTER,
+    "client": Role.SERVICE,
+    "admin": Role.OPERATOR,
+    "auditor": Role.AUDITOR,
+}
 # What every certificate is valid for, so that a cluster on one machine needs no settings.
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1", "mailraft")
-
-
-class Role(enum.StrEnum):
-    """Who presents a certificate: its OU."""
-
-    NODE = "node"
-    ROUTER = "router"
-    CLIENT = "client"
-    ADMIN = "admin"
-
-    @property
-    def serves(self) -> bool:
-        """True if others connect to it."""
-        return self in (Role.NODE, Role.ROUTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +70,8 @@ class _Identity:
 
 
 def names_of(nodes: Iterable[int]) -> list[tuple[str, Role]]:
-    """What a cluster of these nodes needs: one for each node, the router, clients and operators."""
-    roles = (Role.ROUTER, Role.CLIENT, Role.ADMIN)
-    return [
-        *((f"node-{node}", Role.NODE) for node in nodes),
-        *((role.value, role) for role in roles),
-    ]
+    """What a cluster of these nodes needs: one for each node, and one for each other role."""
+    return [*((f"node-{node}", Role.NODE) for node in nodes), *_OTHERS.items()]
 
 
 def ensure(
@@ -107,9 +101,105 @@ def ensure(
         made.append(CA_NAME)
     for name, role in names:
         if not _usable(folder, name, role, hosts, authority):
-            _write(folder, name, _make(name, role, [*DEFAULT_HOSTS, *hosts], authority))
+            issue(folder, name, role, hosts=hosts)
             made.append(name)
     return made
+
+
+def issue(
+    folder: Path,
+    name: str,
+    role: Role,
+    *,
+    hosts: Sequence[str] = (),
+    lasts: dt.timedelta | None = None,
+    into: Path | None = None,
+) -> Path:
+    """Make one certificate, also if there is one by that name; returns the folder that it is in.
+
+    lasts: from now on; default: CERTIFICATE_DAYS. into: another folder than the authority's.
+
+    Raises:
+        CertificateError: the authority is not there, or damaged; or the name is none to give.
+    """
+    if not _NAME.fullmatch(name) or name in (CA_NAME, _NEXT):
+        raise CertificateError(
+            f"{name!r} cannot be the name of a certificate",
+            f"take letters, digits and ._@-, and neither {CA_NAME} nor {_NEXT}",
+        )
+    authority = _authority(folder)
+    lasts = dt.timedelta(days=CERTIFICATE_DAYS) if lasts is None else lasts
+    made = _make(name, role, [*DEFAULT_HOSTS, *hosts], authority, lasts)
+    _write(into or folder, name, made)
+    return into or folder
+
+
+def rotate(folder: Path, *, dry_run: bool = False) -> list[str]:
+    """Make every certificate in a folder again, with new keys, for the same roles and hosts.
+
+    Raises:
+        CertificateError: the authority is not there, or a file is damaged.
+    """
+    _authority(folder)
+    made = []
+    for info in inspect(folder):
+        role = role_of(info.role)
+        if role is None:
+            continue
+        if not dry_run:
+            issue(folder, info.name, role, hosts=info.hosts)
+        made.append(info.name)
+    return made
+
+
+class Step(enum.StrEnum):
+    """How one authority follows another, while everybody stays connected."""
+
+    TRUST = "trust"  # a new one is made, and trusted beside the old
+    SIGN = "sign"  # it signs every certificate; the old is still trusted
+    FORGET = "forget"  # the old is trusted no more
+
+
+def roll(folder: Path, step: Step, *, dry_run: bool = False) -> list[str]:
+    """Take a step to a new authority; returns what was made, or would be.
+
+    Every process must have the files of one step before the next is taken.
+
+    Raises:
+        CertificateError: the step does not follow the one before, or a file is damaged.
+    """
+    path = folder / f"{CA_NAME}.pem"
+    old, following = _authority(folder), _read(folder, _NEXT)
+    if step is Step.TRUST:
+        if following is not None:
+            raise CertificateError(f"{folder} has {_NEXT}.pem already", "go on: --authority sign")
+        if dry_run:
+            return [_NEXT]
+        following = _make_authority()
+        _write(folder, _NEXT, following)
+        _replace(path, _pem(old.certificate) + _pem(following.certificate), 0o644)
+        return [_NEXT]
+    if step is Step.SIGN:
+        if following is None:
+            raise CertificateError(f"no {_NEXT}.pem in {folder}", "begin: --authority trust")
+        if dry_run:
+            return rotate(folder, dry_run=True)
+        _replace(path, _pem(following.certificate) + _pem(old.certificate), 0o644)
+        (folder / f"{_NEXT}.key").replace(folder / f"{CA_NAME}.key")
+        (folder / f"{_NEXT}.pem").unlink()
+        return rotate(folder)
+    if following is not None:
+        raise CertificateError("the new authority signs nothing yet", "first: --authority sign")
+    if path.read_bytes() == _pem(old.certificate):
+        raise CertificateError(f"{path} trusts one authority only", "begin: --authority trust")
+    others = [each.name for each in inspect(folder)[1:] if not _signed(folder, each.name, old)]
+    if others:
+        raise CertificateError(
+            f"the old authority signed {', '.join(others)}", "first: mailraft certs rotate"
+        )
+    if not dry_run:
+        _replace(path, _pem(old.certificate), 0o644)
+    return [CA_NAME]
 
 
 def check(folder: Path, name: str) -> None:
@@ -159,17 +249,27 @@ def _usable(
     folder: Path, name: str, role: Role, hosts: Sequence[str], authority: _Identity
 ) -> bool:
     """True if a certificate can stay as it is: ours, whole, for this role and these hosts."""
-    identity = _read(folder, name)
-    if identity is None:
-        return False
-    certificate = identity.certificate
-    try:
-        certificate.verify_directly_issued_by(authority.certificate)
-    except (ValueError, TypeError, InvalidSignature):
+    if _read(folder, name) is None or not _signed(folder, name, authority):
         return False
     info = _info(folder / f"{name}.pem")
     lasts = info.days_left(dt.datetime.now(dt.UTC)) >= RENEW_DAYS
-    return lasts and info.role == role.value and set(hosts) <= set(info.hosts)
+    return lasts and role_of(info.role) is role and set(hosts) <= set(info.hosts)
+
+
+def _signed(folder: Path, name: str, authority: _Identity) -> bool:
+    try:
+        certificate = _load_certificate(folder / f"{name}.pem")
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _authority(folder: Path) -> _Identity:
+    authority = _read(folder, CA_NAME)
+    if authority is None:
+        raise CertificateError(f"no ca.pem and ca.key in {folder}", "put ca.key back")
+    return authority
 
 
 def _read(folder: Path, name: str) -> _Identity | None:
@@ -211,7 +311,7 @@ def _name(common_name: str, role: Role | None) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lasts: dt.timedelta
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -220,8 +320,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + dt.timedelta(days=days))
+        .not_valid_before(now - BACKDATE + min(lasts, dt.timedelta()))
+        .not_valid_after(now + lasts)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -244,7 +344,7 @@ def _make_authority() -> _Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("mailraft authority", None)
     certificate = (
-        _builder(name, name, key, CA_DAYS)
+        _builder(name, name, key, dt.timedelta(days=CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(authority=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -252,7 +352,9 @@ def _make_authority() -> _Identity:
     return _Identity(certificate, key)
 
 
-def _make(name: str, role: Role, hosts: Sequence[str], authority: _Identity) -> _Identity:
+def _make(
+    name: str, role: Role, hosts: Sequence[str], authority: _Identity, lasts: dt.timedelta
+) -> _Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     # A node and a router are clients too, of other nodes.
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -260,7 +362,7 @@ def _make(name: str, role: Role, hosts: Sequence[str], authority: _Identity) -> 
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     issuer = authority.certificate
     certificate = (
-        _builder(_name(name, role), issuer.subject, key, CERTIFICATE_DAYS)
+        _builder(_name(name, role), issuer.subject, key, lasts)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
@@ -291,10 +393,13 @@ def _write(folder: Path, name: str, identity: _Identity) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    certificate = identity.certificate.public_bytes(serialization.Encoding.PEM)
     (folder / f"{name}.pem").unlink(missing_ok=True)
     _replace(folder / f"{name}.key", key, 0o600)
-    _replace(folder / f"{name}.pem", certificate, 0o644)
+    _replace(folder / f"{name}.pem", _pem(identity.certificate), 0o644)
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ from mailraft.cluster import certs, logs, mapfile
 from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
+from mailraft.wire import tracing
 from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Server(Protocol):
     def failed(self) -> asyncio.Future[None]:
         """Done with the reason when the process cannot go on."""
 
+    def checks(self) -> Mapping[str, str]:
+        """While it serves: what must hold so that it can answer, and why it does not; empty: ok."""
+
     async def start(self) -> str:
         """Serve; returns the address. Raises OSError when the port is taken."""
 
@@ -45,7 +49,7 @@ class Server(Protocol):
 
 def run_node(settings: NodeSettings) -> int:
     """Run one storage node until it is told to stop; returns the exit status."""
-    logs.configure(settings.log_level, settings.log_format, process="node", node=settings.node)
+    _configure_logs(settings, process="node", node=settings.node)
     from mailraft.node.engine.errors import EngineError
     from mailraft.node.interfaces import LogCorruptError
 
@@ -55,8 +59,13 @@ def run_node(settings: NodeSettings) -> int:
 
 def run_router(settings: RouterSettings) -> int:
     """Run one router until it is told to stop; returns the exit status."""
-    logs.configure(settings.log_level, settings.log_format, process="router")
+    _configure_logs(settings, process="router")
     return _run(_serve(lambda: _Router(settings), settings))
+
+
+def _configure_logs(settings: ProcessSettings, **context: str | int) -> None:
+    level, log_format = settings.log_level, settings.log_format
+    logs.configure(level, log_format, levels=settings.log_levels, context=context)
 
 
 def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentials:
@@ -87,6 +96,8 @@ def _build_node(settings: NodeSettings) -> Server:
         store=StoreOptions(
             block_cache_bytes=settings.block_cache_bytes, memtable_bytes=settings.memtable_bytes
         ),
+        slow_call_ms=settings.slow_call_ms,
+        audit_file=settings.audit_file or settings.data_dir / "audit.jsonl",
     )
     maps = ClusterMaps.open(
         settings.map_file, settings.node, settings.data_dir, reach=settings.reach
@@ -104,11 +115,26 @@ class _Router:
         self._credentials = credentials_of(settings, "router")
         self._running: RouterServer | None = None
 
+    def checks(self) -> Mapping[str, str]:
+        assert self._running is not None
+        return self._running.checks()
+
     async def start(self) -> str:
+        from prometheus_client import REGISTRY
+
         from mailraft.router import service
 
         address = self._settings.listen_address
-        self._running = await service.serve(self._map, self._credentials, address)
+        self._running = await service.serve(
+            self._map,
+            self._credentials,
+            address,
+            registry=REGISTRY,
+            slow_call_ms=self._settings.slow_call_ms,
+            zone=self._settings.zone,
+            calls_max=self._settings.calls_max,
+            audit_file=self._settings.audit_file,
+        )
         return f"{address.rpartition(':')[0]}:{self._running.port}"
 
     async def stop(self, grace_s: float) -> None:
@@ -128,7 +154,11 @@ async def _serve(
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told.set)
     serving = False
-    async with _probes(settings, lambda: serving):
+
+    def checks() -> Mapping[str, str]:
+        return server.checks() if serving else {"serving": "it starts or stops"}
+
+    async with _probes(settings, checks), _traced(settings):
         try:
             address = await server.start()
         except refusals as error:
@@ -146,7 +176,31 @@ async def _serve(
 
 
 @asynccontextmanager
-async def _probes(settings: ProcessSettings, ready: Callable[[], bool]) -> AsyncIterator[None]:
+async def _traced(settings: ProcessSettings) -> AsyncIterator[None]:
+    """Traces go to their collector, if the settings name one."""
+    if settings.trace_address is None:
+        yield
+        return
+    try:
+        from mailraft.cluster import traces
+    except ImportError as error:
+        raise SettingsError(
+            f"bad setting trace_address: needs mailraft[tracing] ({error})"
+        ) from None
+    service = f"mailraft-{getattr(settings, 'node', 'router')}"
+    provider = traces.provider(settings.trace_address, settings.trace_share, service)
+    tracing.enable(provider)
+    try:
+        yield
+    finally:
+        tracing.disable()
+        await asyncio.to_thread(provider.shutdown)
+
+
+@asynccontextmanager
+async def _probes(
+    settings: ProcessSettings, checks: Callable[[], Mapping[str, str]]
+) -> AsyncIterator[None]:
     """The second port, if the settings want it."""
     address = settings.metrics_address
     if address is None:
@@ -154,7 +208,7 @@ async def _probes(settings: ProcessSettings, ready: Callable[[], bool]) -> Async
         return
     from mailraft.cluster.probes import Probes
 
-    probes = Probes(ready)
+    probes = Probes(checks)
     try:
         await probes.start(address)
     except OSError as error:

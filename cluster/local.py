@@ -5,7 +5,7 @@ FOLDER/certs/              the authority and the certificates, unless plain text
 FOLDER/n1/, n2/, ...       node.toml and the node's data
 FOLDER/router/router.toml
 FOLDER/logs/*.log          one a process
-FOLDER/run.json            who runs where; only while it runs
+FOLDER/run.json            who runs where, metrics too; only while it runs
 FOLDER/lock                held while it runs: one cluster a folder
 
 Each process is the same `mailraft node` or `mailraft router` that runs in production.
@@ -17,7 +17,6 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +81,7 @@ class LocalCluster:
         self.map = cluster_pb2.ClusterMap()
         self.router_address = ""
         self._lock: int | None = None
+        self._metrics: dict[str, str] = {}  # addresses by the name of a process
         self._nodes: dict[int, Child] = {}
         self._router: Child | None = None
         self._observer: Observer | None = None
@@ -385,10 +385,22 @@ class LocalCluster:
                     f"leave --{what} out to start it as it is, or give another folder with --dir",
                 )
 
-    def _process_settings(self, address: str) -> dict[str, str | int | float | bool | Path]:
+    def metrics_address(self, name: str) -> str:
+        """HOST:PORT of /metrics of a process: n1, n2, ..., router."""
+        if name not in self._metrics:
+            used = [self.router_address, *(each.address for each in self.map.nodes)]
+            taken = [split_address(each)[1] for each in (*used, *self._metrics.values())]
+            self._metrics[name] = f"{ports.LOOPBACK}:{ports.choose(1, taken=taken)[0]}"
+        return self._metrics[name]
+
+    def _process_settings(
+        self, name: str, address: str
+    ) -> dict[str, str | int | float | bool | Path]:
         values: dict[str, str | int | float | bool | Path] = {
             "listen_address": address,
+            "metrics_address": self.metrics_address(name),
             "map_file": Path("../map.json"),
+            "audit_file": Path("audit.jsonl"),
             "log_level": self.options.log_level,
             "log_format": "json",
             "stop_grace_s": STOP_GRACE_S,
@@ -400,7 +412,7 @@ class LocalCluster:
     def _make_node(self, node: int) -> Child:
         home = self._home(node)
         home.mkdir(mode=0o700, exist_ok=True)
-        values = self._process_settings(self.address_of(node))
+        values = self._process_settings(f"n{node}", self.address_of(node))
         settings.dump(home / "node.toml", {"node": node, "data_dir": Path("data"), **values})
         arguments = ("node", "--config", str(home / "node.toml"))
         return Child(f"n{node}", arguments, self.logs_folder / f"n{node}.log")
@@ -408,18 +420,20 @@ class LocalCluster:
     def _make_router(self) -> Child:
         home = self.folder / "router"
         home.mkdir(mode=0o700, exist_ok=True)
-        values = self._process_settings(self.router_address)
+        values = self._process_settings("router", self.router_address)
         settings.dump(home / "router.toml", {**values, "drain_s": 0.0})
         arguments = ("router", "--config", str(home / "router.toml"))
         return Child("router", arguments, self.logs_folder / "router.log")
 
     def _write_run_file(self) -> None:
         assert self._router is not None
-        router = runfile.RunningProcess("router", 0, self.router_address, self._router.pid)
-        nodes: Iterable[runfile.RunningProcess] = (
-            runfile.RunningProcess(child.name, node, self.address_of(node), child.pid)
-            for node, child in self._nodes.items()
-        )
+
+        def running(child: Child, node: int, address: str) -> runfile.RunningProcess:
+            metrics = self.metrics_address(child.name)
+            return runfile.RunningProcess(child.name, node, address, child.pid, metrics)
+
+        router = running(self._router, 0, self.router_address)
+        nodes = (running(child, node, self.address_of(node)) for node, child in self._nodes.items())
         folder = "" if self.options.insecure else "certs"
         run = runfile.RunFile(self.map.cluster_id, os.getpid(), folder, router, tuple(nodes))
         runfile.write(self.folder, run)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TextIO
 
 import structlog
 
 from mailraft.cluster.levels import LogLevel
-from mailraft.cluster.settings import LogFormat
+from mailraft.cluster.settings import LogFormat, Room
+from mailraft.wire import observed
 
 # Without the values of variables, which structlog would add: they may be somebody's mail.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
@@ -18,13 +21,19 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 
 def configure(
-    level: LogLevel, log_format: LogFormat, *, stream: TextIO | None = None, **context: object
+    level: LogLevel,
+    log_format: LogFormat,
+    *,
+    levels: Mapping[Room, LogLevel] | None = None,
+    stream: TextIO | None = None,
+    context: Mapping[str, str | int] = MappingProxyType({}),
 ) -> None:
     """Set up logging once at the start of a process.
 
     Args:
         level: the least that is logged.
         log_format: auto is readable lines on a terminal and one JSON object a line elsewhere.
+        levels: of rooms that log more or less than `level`.
         stream: default: standard error.
         context: put into every line (node, shard, ...).
     """
@@ -32,6 +41,8 @@ def configure(
     on_terminal = log_format == "console" or (log_format == "auto" and stream.isatty())
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _call_ids,
+        structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,9 +54,13 @@ def configure(
         else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *before,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -58,4 +73,19 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for room, its_level in (levels or {}).items():
+        logging.getLogger(f"mailraft.{room}").setLevel(its_level.upper())
     structlog.contextvars.bind_contextvars(**context)
+
+
+def _call_ids(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """What is logged while a call is served says which one that was."""
+    call = observed.current()
+    if call is not None:
+        event.setdefault("method", call.method)
+        for name, value in (("request_id", call.request_id), ("trace_id", call.trace_id)):
+            if value:
+                event.setdefault(name, value)
+    return event

@@ -42,7 +42,9 @@ def check(settings: ProcessSettings) -> None:
         if isinstance(credentials, Credentials):
             _check_certificate(credentials, identity if node is not None else None)
     if isinstance(settings, NodeSettings):
-        _check_writable(settings.data_dir)
+        _check_writable("data_dir", settings.data_dir)
+    if settings.audit_file is not None:
+        _check_writable("audit_file", settings.audit_file.parent)
     _check_addresses(settings)
 
 
@@ -135,13 +137,13 @@ def _dns_names(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.DNSName)
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(name: str, folder: Path) -> None:
     """What is there of the path is a folder in which the rest can be made."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():
-        raise SettingsError(f"bad setting data_dir: {there} is no folder")
+        raise SettingsError(f"bad setting {name}: {there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise SettingsError(f"bad setting data_dir: {there} is not writable for this user")
+        raise SettingsError(f"bad setting {name}: {there} is not writable for this user")
 
 
 def _check_addresses(settings: ProcessSettings) -> None:

@@ -6,7 +6,7 @@ It tells numbers and nothing of anybody's mail, and is on loopback unless an ope
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -18,11 +18,18 @@ CONNECTIONS_MAX = 32
 TEXT = "text/plain; charset=utf-8"
 
 
-class Probes:
-    """Answers GET on three paths; every connection carries one request."""
+# What is looked at, and why it does not hold; empty: it does.
+Checks = Mapping[str, str]
 
-    def __init__(self, ready: Callable[[], bool]) -> None:
-        self._ready = ready
+
+class Probes:
+    """Answers GET on three paths; every connection carries one request.
+
+    Ready is who passes all checks; `?verbose` lists them.
+    """
+
+    def __init__(self, checks: Callable[[], Checks]) -> None:
+        self._checks = checks
         self._server: asyncio.Server | None = None
         self._open = 0
 
@@ -59,7 +66,7 @@ class Probes:
 
     def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
+        path, _, query = rest.partition(b" ")[0].partition(b"?")
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", b"only GET\n")
         match path:
@@ -67,12 +74,18 @@ class Probes:
                 return _response("200 OK", generate_latest(), CONTENT_TYPE_LATEST)
             case b"/livez":
                 return _response("200 OK", b"alive\n")
-            case b"/readyz" if self._ready():
-                return _response("200 OK", b"ready\n")
             case b"/readyz":
-                return _response("503 Service Unavailable", b"not ready\n")
+                return _ready(self._checks(), verbose=query == b"verbose")
             case _:
                 return _response("404 Not Found", b"/metrics, /livez, /readyz\n")
+
+
+def _ready(checks: Checks, *, verbose: bool) -> bytes:
+    ready = not any(checks.values())
+    lines = [f"{name}: {why or 'ok'}" for name, why in checks.items()] if verbose else []
+    lines.append("ready" if ready else "not ready")
+    status = "200 OK" if ready else "503 Service Unavailable"
+    return _response(status, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _response(status: str, body: bytes, content_type: str = TEXT) -> bytes:

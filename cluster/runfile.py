@@ -17,6 +17,7 @@ class RunningProcess:
     node: int  # 0: the router
     address: str
     pid: int
+    metrics: str = ""  # HOST:PORT of /metrics
 
 
 @dataclass(frozen=True, slots=True)

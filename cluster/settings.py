@@ -30,6 +30,7 @@ def _checked_address(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(_checked_address)]
 LogFormat = Literal["auto", "json", "console"]
+Room = Literal["node", "router", "client", "cluster", "wire"]
 
 
 class ProcessSettings(BaseSettings):
@@ -57,8 +58,21 @@ class ProcessSettings(BaseSettings):
     """HOST:PORT of /metrics, /livez and /readyz; none: not served."""
     log_level: LogLevel = LogLevel.INFO
     """The least that is logged, to standard error."""
+    log_levels: dict[Room, LogLevel] = Field(default_factory=dict)
+    """The least that is logged by a room (node, router, client, cluster, wire), where it is not
+    `log_level`."""
     log_format: LogFormat = "auto"
     """auto: readable lines on a terminal, JSON elsewhere."""
+    slow_call_ms: int = Field(default=1_000, ge=0)
+    """Calls that take longer are logged with the reason (`mailraft slow-log`), in ms; 0: none."""
+    trace_address: Address | None = None
+    """HOST:PORT, on loopback, of a collector that takes OpenTelemetry's OTLP over gRPC in plain
+    text; none: nothing is traced. Needs the extra mailraft[tracing]."""
+    trace_share: float = Field(default=0.01, ge=0, le=1)
+    """The share of calls that begin a trace here. A call that brings its own is not asked again."""
+    audit_file: Path | None = None
+    """Every refusal and every action of an operator is appended here (`mailraft audit tail`); none:
+    a node takes audit.jsonl in its `data_dir`, a router its log."""
     stop_grace_s: float = Field(default=5.0, ge=0, le=300)
     """How long calls that run may go on once the process is told to stop, in seconds."""
 
@@ -68,6 +82,12 @@ class ProcessSettings(BaseSettings):
             raise ValueError("insecure: only allowed while listen_address is on loopback")
         if not self.insecure and self.certs_folder is None:
             raise ValueError("certs_folder: needed unless insecure (make one: mailraft certs init)")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_stay_on_this_host(self) -> Self:
+        if self.trace_address is not None and not is_loopback(self.trace_address):
+            raise ValueError("trace_address: must be on loopback (run a collector on this host)")
         return self
 
     @classmethod
@@ -103,6 +123,11 @@ class RouterSettings(ProcessSettings):
 
     drain_s: float = Field(default=1.0, ge=0, le=60)
     """How long new calls are still taken once health watchers are told of the stop, in seconds."""
+    zone: str = ""
+    """Where it runs, by the nodes' names of zones: reads that any replica may serve go to one in
+    this zone, unless it is busy. Empty: wherever they are served soonest."""
+    calls_max: int = Field(default=4_096, ge=1)
+    """Calls that are open at once, streams apart; the next is OVERLOADED, with a delay."""
 
 
 S = TypeVar("S", bound=ProcessSettings)
@@ -163,7 +188,7 @@ def _read(path: Path | None) -> Mapping[str, object]:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    for name in ("map_file", "certs_folder", "data_dir"):
+    for name in ("map_file", "certs_folder", "data_dir", "audit_file"):
         if isinstance(value := values.get(name), str):
             values[name] = path.absolute().parent / value
     return values

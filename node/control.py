@@ -37,12 +37,18 @@ class LoopLag:
 
     def __init__(self) -> None:
         self._late_s: deque[float] = deque(maxlen=LAG_SAMPLES)
+        self._due_s = float("inf")
 
     async def run(self) -> None:
         while True:
-            began_s = time.monotonic()
+            self._due_s = time.monotonic() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
-            self._late_s.append(time.monotonic() - began_s - LAG_PERIOD_S)
+            self._late_s.append(time.monotonic() - self._due_s)
+
+    def worst_within_ms(self, within_s: float) -> float:
+        """In the time that has just passed; what holds the loop up until now counts."""
+        latest = list(self._late_s)[-1 - int(within_s / LAG_PERIOD_S) :]
+        return max([*latest, time.monotonic() - self._due_s]) * 1000
 
     @property
     def worst_ms(self) -> int:

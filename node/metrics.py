@@ -1,6 +1,7 @@
 """What a node tells Prometheus. Per-shard figures are read when they are asked for, not kept.
 
-Labels are bounded: `shard` by the replicas on this node, `outcome` by what is listed here.
+Labels are bounded: `shard` by the replicas on this node, `node` by their peers, `outcome` by what
+is listed here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mailraft.node.consensus.host import Host
-from mailraft.node.interfaces import GroupId
+from mailraft.node.interfaces import GroupId, node_of
 from mailraft.node.shard import Replica
 
 # From a fast NVMe flush to a disk that is about to lose its leaderships.
@@ -96,18 +97,33 @@ class ShardCollector(Collector):
         last = _gauge("last_index", "Index of the last entry in the log here.")
         waiting = _gauge("commands_waiting", "Commands that wait for their entry here.")
         age = _gauge("heard_age_seconds", "Seconds since the leader was heard; 0 on the leader.")
+        still = _gauge("entries_open", "Entries proposed here that are not applied yet.")
+        size = _gauge("log_bytes", "About what the log here takes, without bodies.")
+        stopped = _gauge("stopped", "1 where the replica here has stopped itself. Not 0: act.")
+        behind = GaugeMetricFamily(
+            "mailraft_shard_follower_lag_entries",
+            "On the leader: entries that are not on the disk of the replica on this node yet.",
+            labels=["shard", "node"],
+        )
         for group, replica in self._replicas.items():
+            label = [str(group)]
+            stopped.add_metric(label, int(replica.stopped))
             status = self._host.status(group)
             if status is None:
                 continue
-            label = [str(group)]
             leading.add_metric(label, int(status.leading))
             term.add_metric(label, status.term)
             lag.add_metric(label, max(0, status.commit_index - replica.applied_index))
             last.add_metric(label, status.last_index)
             waiting.add_metric(label, replica.commands_waiting)
             age.add_metric(label, replica.heard_age_ms() / 1000)
-        yield from (leading, term, lag, last, waiting, age)
+            still.add_metric(label, replica.entries_open)
+            size.add_metric(label, self._host.log_bytes(group))
+            for other, index in self._host.progress(group).items():
+                behind.add_metric(
+                    [str(group), str(node_of(other))], max(0, status.last_index - index)
+                )
+        yield from (leading, term, lag, last, waiting, age, still, size, stopped, behind)
         yield from self._sent()
 
     def _sent(self) -> Iterator[Metric]:

@@ -38,7 +38,7 @@ from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.identity import Introduction, misdirected, refuse_impostor
 from mailraft.node.interfaces import ClusterView, Peer
 from mailraft.node.position_exchange import PositionExchange
-from mailraft.node.runtime import Runtime
+from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.wire.credentials import AnyCredentials, open_channel
 
@@ -311,6 +311,8 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         try:
             async for frame in request_iterator:
                 await self._runtime.room()
+                if frame.traces:
+                    self._runtime.traces.received(frame, now_s())
                 if frame.HasField("heartbeat"):
                     self._clocks.heard(hello.from_node, frame.heartbeat.wall_ms)
                 self._runtime.tell(Received(hello.from_node, session, frame))

@@ -14,7 +14,8 @@ from mailraft.node.peer_channels import PeerChannels
 from mailraft.node.quorum_reads import Position
 from mailraft.wire.credentials import AnyCredentials
 
-ASK_S_MAX = 1.0
+# Less than a router gives a try, so that it hears how many answer.
+ASK_S_MAX = 0.8
 
 
 class PositionExchange:
@@ -45,14 +46,17 @@ class PositionExchange:
             amnesic=own.amnesic,
         )
 
-    async def others(self, own: Position, group: GroupId, count: int) -> list[Position]:
+    async def others(
+        self, own: Position, group: GroupId, count: int, *, within_s: float
+    ) -> list[Position]:
         """Of the first `count` other voters that answer, fewer when not so many do in time.
 
         All are asked, so that one that is down costs nothing but a message.
         """
         nodes = {node_of(voter) for voter in own.voters} - {self._view.node}
         peers = [peer for peer in self._view.peers() if peer.node in nodes]
-        asking = {asyncio.create_task(self._ask(peer, group)) for peer in peers if count}
+        timeout_s = max(0.0, min(ASK_S_MAX, within_s))
+        asking = {asyncio.create_task(self._ask(peer, group, timeout_s)) for peer in peers if count}
         found: list[Position] = []
         try:
             while asking and len(found) < count:
@@ -66,7 +70,7 @@ class PositionExchange:
     async def close(self) -> None:
         await self._channels.close()
 
-    async def _ask(self, peer: Peer, group: GroupId) -> Position | None:
+    async def _ask(self, peer: Peer, group: GroupId, timeout_s: float) -> Position | None:
         stub = peer_service_pb2_grpc.PeerServiceStub(self._channels.to(peer))
         request = peer_service_pb2.GetPositionRequest(
             cluster_id=self._view.cluster_id,
@@ -75,7 +79,9 @@ class PositionExchange:
             group=group,
         )
         try:
-            told = await stub.GetPosition(request, timeout=ASK_S_MAX)
+            # One that has just come back is waited for, until its channel connects again: it may
+            # be the one that is needed.
+            told = await stub.GetPosition(request, timeout=timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError:
             return None  # down, without the replica, or of an earlier release
         return Position(

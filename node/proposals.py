@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mailraft.node.interfaces import Proposal
+from mailraft.node.timing import EntryTimes
 from mailraft.wire import errors
 
 # Proposals that wait for the next entry; past it callers are told to come back (OVERLOADED).
@@ -23,6 +24,7 @@ class Committed:
 
     reply: object
     index: int
+    times: EntryTimes = field(default_factory=EntryTimes)
 
 
 @dataclass(slots=True)
@@ -33,10 +35,21 @@ class Waiting:
     done: asyncio.Future[Committed]
     since_s: float
     on_own_disk: asyncio.Future[bool] | None = None  # whoever waits for no more than that
+    trace: str = ""  # a traceparent, where its call is traced
 
     def fail(self, error: errors.MailraftError) -> None:
         if not self.done.done():
             self.done.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Commands that have a place in the log together, as one entry."""
+
+    term: int
+    token: int
+    waiters: list[Waiting]
+    times: EntryTimes
 
 
 class ProposalQueue:

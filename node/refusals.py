@@ -29,8 +29,10 @@ def no_quorum(group: GroupId, short: Shortfall | None = None) -> errors.Mailraft
         return errors.QuorumUnavailableError(
             f"shard {group} found no quorum to order the read", detail=detail
         )
+    missing = f", none in zone {', '.join(short.zones)}" if short.zones else ""
     return errors.QuorumUnavailableError(
-        f"shard {group} is in contact with {short.there} of {short.needed} that the level needs",
+        f"shard {group} is in contact with {short.there} of {short.needed} that the level needs"
+        f"{missing}",
         detail=error_pb2.QuorumUnavailable(
             shard=group, needed=short.needed, reachable=short.there, missing_zones=short.zones
         ),

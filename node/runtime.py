@@ -40,9 +40,11 @@ from mailraft.node.consensus.messages import (
 )
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.engine.store import Store
+from mailraft.node.entry_traces import EntryTraces
 from mailraft.node.interfaces import ApplyWrite, Entry, GroupId, ReplicaId
 from mailraft.node.metrics import NodeMetrics
 from mailraft.node.shard import Leadership, Replica
+from mailraft.node.timing import Flushes
 from mailraft.wire import errors
 
 log = logging.getLogger(__name__)
@@ -88,11 +90,12 @@ class Runtime:
         self._turned = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._flush: asyncio.Future[int] | None = None
-        self._flush_covers = 0
+        self._flush_covers, self._flush_began_s = 0, 0.0
         self._flushed_s = now_s()
         self._written = 0
         self._durable = 0
         self._stopping = False
+        self.traces, self._flushes = EntryTraces(host.node), Flushes()
         self._followers: list[tuple[GroupId, asyncio.Future[None]]] = []
         self._want_snapshot: Callable[[SnapshotWanted], None] = lambda _: None
         self._between: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
@@ -200,6 +203,11 @@ class Runtime:
         """Wait until everything that is written by now is on disk. Raises DiskError."""
         await asyncio.get_running_loop().run_in_executor(self._disk, self._sync)
 
+    @property
+    def flush_waits_s(self) -> float:
+        """How long the flush that is under way has taken so far; 0 while there is none."""
+        return now_s() - self._flush_began_s if self._flush is not None else 0.0
+
     async def install(self, arrived: SnapshotArrived) -> bool:
         """Hand a snapshot to consensus; whether it is live, on disk with the next flush."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -255,6 +263,9 @@ class Runtime:
             self._written = ready.sequence
         self._begin_flush()
         self._take_snapshots(ready)
+        if self.traces:
+            self.traces.attach(ready.outcomes, ready.messages)
+            self.traces.written(self._written, now_s())
         for peer, frame in ready.messages:
             failpoints.hit("send.before")
             self._streams.send(peer, frame)
@@ -276,6 +287,8 @@ class Runtime:
                 yield ReadIndex(group, read)
             entry = replica.next_entry()
             if entry is not None:
+                if entry.traces:
+                    self.traces.proposed(group, entry.token, entry.traces)
                 yield Propose(group, entry.token, entry.kind, entry.payload, entry.bodies)
             if replica.has_waiting:
                 self._asking[group] = None
@@ -313,7 +326,8 @@ class Runtime:
         became = ""
         match outcome:
             case Appended(token, _, index, term):
-                replica.placed(token, index, term)
+                times = replica.placed(token, index, term)
+                self._flushes.written(self._written, times, now_s())
                 became = "appended"
             case Rejected(token):
                 replica.rejected(token)
@@ -350,7 +364,9 @@ class Runtime:
     async def _apply(self, group: GroupId, entries: tuple[Entry, ...]) -> None:
         """Apply entries in order, giving way to calls between two of them."""
         replica = self._replicas[group]
+        replica.committed(entries)
         for entry in entries:
+            began_s = now_s()
             try:
                 done = replica.apply(entry)
             except Exception:
@@ -363,6 +379,8 @@ class Runtime:
             self._store.write([ApplyWrite(group, entry.index, entry.term, done.effects)])
             failpoints.hit("apply.after")
             replica.applied(entry, done)
+            if self.traces:
+                self.traces.applied(group, entry.index, began_s, now_s())
             await asyncio.sleep(0)
         self.tell(AppliedUpTo(group, entries[-1].index))
 
@@ -375,15 +393,15 @@ class Runtime:
         overdue = self._store.watermark_pending and now_s() - self._flushed_s > WATERMARK_S
         if self._written == self._durable and not overdue:
             return
-        self._flush_covers = self._written
+        self._flush_covers, self._flush_began_s = self._written, now_s()
         loop = asyncio.get_running_loop()
         self._flush = loop.run_in_executor(self._disk, self._sync)
         self._flush.add_done_callback(lambda _: self._due.set())
 
     def _sync(self) -> int:
         """On the disk thread."""
-        failpoints.hit("journal.before_sync")
         with self._metrics.flush_seconds.time():
+            failpoints.hit("journal.before_sync")
             sequence = self._store.flush()
         failpoints.hit("journal.after_sync")
         return sequence
@@ -395,3 +413,6 @@ class Runtime:
         flush.result()  # any error ends the process: what is durable now is unknown (fsyncgate)
         self._durable = max(self._durable, self._flush_covers)
         self._flushed_s = now_s()
+        self._flushes.flushed(self._durable, self._flushed_s)
+        if self.traces:
+            self.traces.flushed(self._durable, self._flushed_s)

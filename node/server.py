@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,13 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from mailraft.internal.v1 import (
     audit_service_pb2_grpc,
+    backup_service_pb2_grpc,
     control_pb2_grpc,
     peer_service_pb2_grpc,
 )
 from mailraft.node import services
 from mailraft.node.agreement import Digests
+from mailraft.node.backup import BackupService
 from mailraft.node.body_audit import AuditService
 from mailraft.node.clocks import PeerClocks, hand_over_while_off
 from mailraft.node.consensus.host import Host
@@ -29,6 +31,7 @@ from mailraft.node.consensus.messages import Event, Transfer
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.control import ControlService
 from mailraft.node.digest_exchange import DigestExchange
+from mailraft.node.disk_metrics import DiskCollector
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
 from mailraft.node.hosting import Hosting
@@ -46,13 +49,24 @@ from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import cluster_pb2, error_pb2
 from mailraft.wire import errors
+from mailraft.wire.access import Guard
+from mailraft.wire.admission import Admission
+from mailraft.wire.audit import AuditLog
 from mailraft.wire.credentials import SERVER_OPTIONS, AnyCredentials, add_port
+from mailraft.wire.observed import Observe
+from mailraft.wire.rpc_metrics import RpcMetrics
 from mailraft.wire.slots import slot_of
+from mailraft.wire.slow_log import SlowLog
 
 log = logging.getLogger(__name__)
 
 
 MAP_WAIT_S = 15.0
+# A flush that is under way for so long is no reason to be sent calls.
+FLUSH_HUNG_S = 2.0
+# What is open at once; past it OVERLOADED with a delay. A call may carry a batch of 256.
+CALLS_MAX = 4_096
+STREAMS_MAX = 4_096
 # A node that stops gives others so long to take over what it leads; it takes milliseconds.
 HAND_OVER_S = 1.0
 
@@ -69,6 +83,8 @@ class NodeOptions:
     store: StoreOptions = StoreOptions()  # noqa: RUF009  # immutable
     consensus: Settings = Settings()  # noqa: RUF009  # immutable
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
+    slow_call_ms: int = 0  # calls that take longer are logged; 0: none
+    audit_file: Path | None = None  # None: among the log lines
 
 
 class NodeServer:
@@ -138,6 +154,7 @@ class NodeServer:
             self._store, host, view, options.credentials, self._runtime, self._replicas, metrics
         )
         server = self._server = await self._served(host, receiver)
+        options.registry.register(DiskCollector(self._store, lambda: self._control.lag.worst_ms))
         port = add_port(server, options.listen_address, options.credentials)
         await server.start()
         self._streams.refresh()
@@ -158,9 +175,19 @@ class NodeServer:
         assert store is not None
         assert runtime is not None
         assert digests is not None
-        server = grpc.aio.server(options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()])
+        assert self._streams is not None
+        server = grpc.aio.server(
+            options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()],
+            interceptors=[
+                self._observe(),
+                Guard(AuditLog(self._options.audit_file).record),
+                Admission(CALLS_MAX, STREAMS_MAX),
+            ],
+        )
         said = version("mailraft")
-        await services.register(server, self, self._maps, said, self._stopping, extra=self._extra())
+        self._health = await services.register(
+            server, self, self._maps, said, self._stopping, extra=self._extra()
+        )
         positions = PositionExchange(store, host, view, self._options.credentials)
         self._positions = positions
         self._peer_service = PeerService(
@@ -180,7 +207,31 @@ class NodeServer:
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, server)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)
+        backup = BackupService(store, self, self._replicas)
+        backup_service_pb2_grpc.add_BackupServiceServicer_to_server(backup, server)
         return server
+
+    def _observe(self) -> Observe:
+        calls = RpcMetrics(self._options.registry)
+        slow = SlowLog(self._options.slow_call_ms, "handler", self._worst_lag_ms)
+        return Observe((calls.ended, slow.ended), (calls.stream_began,))
+
+    def _worst_lag_ms(self, within_s: float) -> float:
+        return self._control.lag.worst_within_ms(within_s)
+
+    def checks(self) -> Mapping[str, str]:
+        """What must hold so that it can answer, and why it does not; empty: it does."""
+        there = list(self._replicas.values())
+        stopped = [str(each.group) for each in there if each.stopped]
+        lost = [str(each.group) for each in there if not each.leadership.leader]
+        hung_s = self._runtime.flush_waits_s if self._runtime is not None else 0.0
+        return {
+            "serving": "shuts down" if self._stopping.is_set() else "",
+            "clock": "off that of its peers" if self._clocks.off else "",
+            "disk": f"a flush takes {hung_s:.1f} s" if hung_s > FLUSH_HUNG_S else "",
+            "replicas": f"stopped: of shard {', '.join(stopped)}" if stopped else "",
+            "leaders": f"none known of shard {', '.join(lost)}" if lost else "",
+        }
 
     async def stop(self, grace_s: float) -> None:
         """Hand over what is led here, finish calls under way (at most grace_s), flush, close."""
@@ -212,6 +263,7 @@ class NodeServer:
         self._stopping.set()
         if self._server is None:
             return
+        await self._health.enter_graceful_shutdown()  # NOT_SERVING from here on, for all services
         stopping = asyncio.ensure_future(self._server.stop(grace_s))
         if turning is not None:
             # What was proposed here is committed by the new leaders, which tell it through their
@@ -298,9 +350,11 @@ class NodeServer:
     def position(self, group: GroupId) -> Position | None:
         return self._positions.own(group) if self._positions is not None else None
 
-    async def other_positions(self, own: Position, group: GroupId, count: int) -> list[Position]:
+    async def other_positions(
+        self, own: Position, group: GroupId, count: int, *, deadline_s: float
+    ) -> list[Position]:
         assert self._positions is not None
-        return await self._positions.others(own, group, count)
+        return await self._positions.others(own, group, count, within_s=deadline_s - self.now_s())
 
     def policy(self) -> cluster_pb2.LevelPolicy:
         return self._maps.current().policy

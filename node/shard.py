@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mailraft.node import refusals
+from mailraft.node import refusals, timing
 from mailraft.node.durability import WAITS_MAX, DiskWaits, Need, This
 from mailraft.node.interfaces import (
     Applied,
@@ -28,13 +28,15 @@ from mailraft.node.interfaces import (
     View,
 )
 from mailraft.node.member_changes import MemberChanges
-from mailraft.node.proposals import Committed, ProposalQueue, Waiting
+from mailraft.node.proposals import Committed, Placed, ProposalQueue, Waiting
 from mailraft.node.read_indexes import ReadIndexes
+from mailraft.node.timing import EntryTimes
 from mailraft.v1 import common_pb2, error_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, observed, tracing
 
-# A read asks a quorum at most so long before it is told that this replica lags.
-PROBE_S = 1.0
+# A read asks a quorum at most so long before it is told that this replica lags: less than a router
+# gives a try, so that it hears why.
+PROBE_S = 0.5
 # Reads that may be old have the replica ask a quorum how old, at most so often, and do not wait.
 REFRESH_S = 1.0
 # Entries that have a place in the log and are not applied yet.
@@ -64,6 +66,7 @@ class NextEntry:
     kind: EntryKind
     payload: bytes
     bodies: tuple[bytes, ...]
+    traces: tuple[str, ...] = ()  # of the calls that wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class Replica:
         self._wake, self._now, self._standing = wake, now, standing
         self._queue = ProposalQueue()
         self._proposed: dict[int, list[Waiting]] = {}  # by token, place in the log unknown yet
-        self._placed: dict[int, tuple[int, int, list[Waiting]]] = {}  # index -> term, token, who
+        self._placed: dict[int, Placed] = {}  # by index
         self._token = 0
         self._disks = DiskWaits()
         self._applies: set[asyncio.Future[None]] = set()
@@ -115,7 +118,9 @@ class Replica:
         CommitUnknownError (retry by request_id), ShuttingDownError.
         """
         waiting = self._enqueue(Proposal(command, tuple(bodies)))
-        return await self._outcome(waiting, deadline_s)
+        committed = await self._outcome(waiting, deadline_s)
+        timing.answered(self.group, waiting.since_s, committed.times, now_s=self._now())
+        return committed
 
     def check_contact(self, need: Need) -> None:
         """Refuse a write on arrival whose level cannot be met now: nothing is written.
@@ -142,7 +147,8 @@ class Replica:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._on_disks(index, need, done)
         try:
-            known = await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
+            with observed.waiting("level", self._now):
+                known = await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
             return common_pb2.LEVEL_MET_NO
         return common_pb2.LEVEL_MET_YES if known else common_pb2.LEVEL_MET_UNKNOWN
@@ -163,7 +169,8 @@ class Replica:
         waiting.done.add_done_callback(_look)  # nobody waits for what becomes of it later
         either = (waiting.done, waiting.on_own_disk)
         timeout_s = max(0.0, deadline_s - self._now())
-        await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        with observed.waiting(timing.FLUSH, self._now):
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done.done():
             waiting.done.result()
         elif not waiting.on_own_disk.done():
@@ -246,6 +253,11 @@ class Replica:
         """Commands that have no entry yet."""
         return len(self._queue)
 
+    @property
+    def entries_open(self) -> int:
+        """Entries proposed here whose fate is not known yet."""
+        return len(self._proposed) + len(self._placed)
+
     def age_ms(self, at_s: float | None = None) -> int:
         """How old, at most, this replica's data was then, or is now (docs/guarantees.md)."""
         return _ms((self._now() if at_s is None else at_s) - self._indexes.current_s)
@@ -283,7 +295,7 @@ class Replica:
         if not self.leadership.leading:
             raise self.not_leader()
         done: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        waiting = Waiting(proposal, done, self._now())
+        waiting = Waiting(proposal, done, self._now(), trace=tracing.recorded())
         if not self._queue.put(waiting):
             raise errors.OverloadedError(
                 f"shard {self.group} has {len(self._queue)} commands waiting"
@@ -318,7 +330,8 @@ class Replica:
         done = self._indexes.add()
         self._wake()
         try:
-            await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
+            with observed.waiting("read index", self._now):
+                await asyncio.wait_for(done, max(0.0, deadline_s - self._now()))
         except TimeoutError:
             raise refusals.no_quorum(self.group) from None
 
@@ -341,8 +354,7 @@ class Replica:
 
     def next_entry(self) -> NextEntry | None:
         """What waits, as one entry (bounded); None when nothing does, or too much is open."""
-        in_flight = len(self._proposed) + len(self._placed)
-        if not self._queue or in_flight >= ENTRIES_IN_FLIGHT_MAX:
+        if not self._queue or self.entries_open >= ENTRIES_IN_FLIGHT_MAX:
             return None
         taken = self._queue.take()
         if not taken:
@@ -350,7 +362,8 @@ class Replica:
         payload, bodies = self.machine.encode([waiting.proposal for waiting in taken])
         self._token += 1
         self._proposed[self._token] = taken
-        return NextEntry(self._token, EntryKind.COMMAND, payload, bodies)
+        traces = tuple(waiting.trace for waiting in taken if waiting.trace)
+        return NextEntry(self._token, EntryKind.COMMAND, payload, bodies, traces)
 
     def begin_change(self) -> tuple[int, asyncio.Future[int]]:
         """A token for a change of the members, and what tells its index once it is committed."""
@@ -366,16 +379,18 @@ class Replica:
         """Nobody waits for it any more."""
         self._changes.forget(token)
 
-    def placed(self, token: int, index: int, term: int) -> None:
-        """A proposal has a place in the log."""
+    def placed(self, token: int, index: int, term: int) -> EntryTimes:
+        """A proposal has a place in the log; what is answered wants to know when it is on disk."""
+        times = EntryTimes()
         if token < 0:
             self._changes.placed(token, index, term)
-            return
+            return times
         waiters = self._proposed.pop(token)
-        self._placed[index] = (term, token, waiters)
+        self._placed[index] = Placed(term, token, waiters, times)
         for waiting in waiters:
             if waiting.on_own_disk is not None:
                 self._on_disks(index, This(self.replica), waiting.on_own_disk)
+        return times
 
     def told_disks(self, durable: Mapping[ReplicaId, int]) -> bool:
         """Up to where each voter's log is on its disk; whether anybody waits for more."""
@@ -391,10 +406,10 @@ class Replica:
     def discarded(self, token: int) -> None:
         """Another entry was committed in a proposal's place: its callers may safely ask again."""
         self._changes.end(token, self.not_leader())
-        for index, (_, placed_token, waiters) in list(self._placed.items()):
-            if placed_token == token:
+        for index, placed in list(self._placed.items()):
+            if placed.token == token:
                 del self._placed[index]
-                for waiting in waiters:
+                for waiting in placed.waiters:
                     waiting.fail(self.not_leader())
 
     def lead(self, leadership: Leadership) -> None:
@@ -409,20 +424,28 @@ class Replica:
         """Run the state machine; the runtime writes the effects, then calls `applied`."""
         return self.machine.apply(self.view, entry)
 
+    def committed(self, entries: Iterable[Entry]) -> None:
+        """Entries are about to be applied."""
+        now_s = self._now()
+        for entry in entries:
+            placed = self._placed.get(entry.index)
+            if placed is not None:
+                placed.times.committed_s = now_s
+
     def applied(self, entry: Entry, done: Applied) -> None:
         """The effects of an entry are written: answer those who wait for it."""
         self.applied_index = entry.index
         self._changes.applied(entry.index, entry.term, self.not_leader)
         placed = self._placed.pop(entry.index, None)
         if placed is not None:
-            term, _, waiters = placed
-            if term == entry.term:
+            waiters, placed.times.applied_s = placed.waiters, self._now()
+            if placed.term == entry.term:
                 # When it was appended this log held all that was committed: a leader of a higher
                 # term would have needed a voter of those that took it in this term afterwards.
                 self._indexes.current_s = max(self._indexes.current_s, waiters[0].since_s)
                 for waiting, reply in zip(waiters, done.replies, strict=True):
                     if not waiting.done.done():
-                        waiting.done.set_result(Committed(reply, entry.index))
+                        waiting.done.set_result(Committed(reply, entry.index, placed.times))
             else:
                 for waiting in waiters:
                     waiting.fail(self.not_leader())
@@ -439,8 +462,7 @@ class Replica:
         """
         self.view, self.applied_index = view, index
         for placed in [placed for placed in self._placed if placed <= index]:
-            _, _, waiters = self._placed.pop(placed)
-            for waiting in waiters:
+            for waiting in self._placed.pop(placed).waiters:
                 waiting.fail(self._commit_unknown("a snapshot was installed meanwhile"))
         self._indexes.applied(self.applied_index)
         for waiter in self._applies:
@@ -452,7 +474,7 @@ class Replica:
         self._stopped = reason
         self._disks.lost()
         self._queue.fail_all(errors.ShuttingDownError(reason))
-        unknown = [waiters for _, _, waiters in self._placed.values()]
+        unknown = [placed.waiters for placed in self._placed.values()]
         for waiters in [*unknown, *self._proposed.values()]:
             for waiting in waiters:
                 waiting.fail(errors.CommitUnknownError(reason))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from mailraft.router.pool import NoAnswerError
+from mailraft.router.failures import NoAnswerError
 from mailraft.wire import errors, limits
 
 Item = TypeVar("Item")

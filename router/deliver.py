@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
+from mailraft.router.failures import NoAnswerError
 from mailraft.router.fleet import Fleet
+from mailraft.router.goals import delivery_goal
 from mailraft.router.lanes import DeliverLane, Lanes
-from mailraft.router.methods import waits_for_replicas
-from mailraft.router.pool import NoAnswerError
-from mailraft.router.tries import Goal, Target, Tries
+from mailraft.router.tries import Tries
 from mailraft.v1 import common_pb2, delivery_pb2, error_pb2
-from mailraft.wire import errors, limits
+from mailraft.wire import errors, limits, tracing
 
 # What a recipient's result may say that is worth another try; the rest is its answer.
-_RETRIED = frozenset(
+RETRIED = frozenset(
     {
         error_pb2.ERROR_REASON_NOT_LEADER,
         error_pb2.ERROR_REASON_NO_LEADER,
@@ -41,6 +41,15 @@ class Deliverer:
         deadline_s: float,
     ) -> delivery_pb2.DeliveryResult:
         """An answer for each recipient, in order; errors are in the answers."""
+        with tracing.span("deliver", parent=delivery.traceparent):
+            return await self._deliver(delivery, write_options, deadline_s)
+
+    async def _deliver(
+        self,
+        delivery: delivery_pb2.Delivery,
+        write_options: common_pb2.WriteOptions | None,
+        deadline_s: float,
+    ) -> delivery_pb2.DeliveryResult:
         recipients = len(delivery.recipients)
         if recipients == 1:  # nearly all of them
             shard = self._fleet.table.topology.shard_of(delivery.recipients[0].account_id)
@@ -76,12 +85,11 @@ class Deliverer:
         deadline_s: float,
     ) -> None:
         """Fill the results of a part whose recipients live in one shard."""
-        goal = Goal(
+        goal = delivery_goal(
+            self._fleet.table.topology,
             shard,
-            Target.LEADER,
-            mutation=True,
+            write_options,
             repeatable=bool(part.delivery.request_id),
-            whole_time=waits_for_replicas(write_options, self._fleet.table.topology.map.policy),
         )
         tries = Tries(self._fleet, goal, deadline_s)
         epoch = self._fleet.table.epoch
@@ -90,7 +98,8 @@ class Deliverer:
                 place = tries.next()
                 lane = self._lanes.deliver(place, shard, write_options)
                 try_until_s = asyncio.get_running_loop().time() + tries.timeout_s()
-                error = await part.try_once(lane, try_until_s, tries.patience(place))
+                with tracing.span("try", {"shard": shard, "node": place.address}):
+                    error = await part.try_once(lane, try_until_s, tries.patience(place))
                 if error is None:
                     tries.succeeded(place)
                     return
@@ -122,6 +131,7 @@ class _Part:
     ) -> errors.MailraftError | None:
         """Fill in what is settled; the error that matters most of what is not."""
         message = self._message()
+        message.traceparent = tracing.traceparent() or message.traceparent
         try:
             async with patience:
                 answer = await lane.submit(
@@ -163,7 +173,7 @@ class _Part:
         open_indexes: list[int] = []
         worst: errors.MailraftError | None = None
         for index, answer in zip(self.indexes, answers, strict=True):
-            if answer.reason in _RETRIED:
+            if answer.reason in RETRIED:
                 open_indexes.append(index)
                 # A fate that is not known decides what may be said in the end.
                 if worst is None or answer.reason == error_pb2.ERROR_REASON_COMMIT_UNKNOWN:

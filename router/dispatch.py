@@ -18,26 +18,26 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from mailraft.router import listing, own_map, uploads
+from mailraft.router.attempts import Goal, Target
 from mailraft.router.coalesce import LaneCounts
 from mailraft.router.deliver import Deliverer
+from mailraft.router.failures import LostError, NoAnswerError
 from mailraft.router.fleet import Fleet, Refresh, fetch_map
+from mailraft.router.goals import goal_of, level_of, read_anywhere, upload_goal
+from mailraft.router.hedge import Hedger
 from mailraft.router.lanes import Lanes, Read
 from mailraft.router.methods import (
     Method,
-    Pace,
     Route,
-    account_of,
     batched_method,
     method_of,
-    repeatable,
-    waits_for_replicas,
 )
-from mailraft.router.pool import LostError, NoAnswerError, Pool
-from mailraft.router.table import CLUSTER, Place, RoutingTable
-from mailraft.router.tries import Goal, Target, Tries
+from mailraft.router.pool import Pool
+from mailraft.router.table import Place, RoutingTable
+from mailraft.router.tries import Tries
 from mailraft.v1 import batch_pb2, blob_pb2, cluster_pb2, common_pb2, delivery_pb2
+from mailraft.wire import access, errors, limits, tracing
 from mailraft.wire import credentials as wire_credentials
-from mailraft.wire import errors, limits
 
 # Streams have no deadline; their first part has one, so that a dead node is left for another.
 STREAM_START_S = 10.0
@@ -52,8 +52,8 @@ class Dispatcher:
     """Finds the node for each request, batches, retries what is safe; bounded everywhere.
 
     cluster_map: to route by at first. refresh: where newer ones come from; without it any node is
-    asked. default_consistency: what the cluster takes an unset read level for. coalesce_reads:
-    unary reads that run at the same time travel together through BatchService.
+    asked. coalesce_reads: unary reads that run at the same time travel together through
+    BatchService. zone: whose replicas are near.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Dispatcher:
         credentials: wire_credentials.AnyCredentials,
         *,
         refresh: Refresh | None = None,
-        default_consistency: common_pb2.Consistency.ValueType = common_pb2.CONSISTENCY_LINEARIZABLE,
         capabilities: cluster_pb2.GetCapabilitiesResponse | None = None,
         coalesce_reads: bool = True,
         options: wire_credentials.Options = (),
+        zone: str = "",
     ) -> None:
-        self.fleet = Fleet(cluster_map, credentials, refresh=refresh, options=options)
+        self.fleet = Fleet(cluster_map, credentials, refresh=refresh, options=options, zone=zone)
+        self.hedger = Hedger()
         self.capabilities = capabilities
-        self._default_consistency = default_consistency
         self._coalesce_reads = coalesce_reads
         self._lanes = Lanes(self.fleet)
         self._deliverer = Deliverer(self.fleet, self._lanes)
@@ -82,6 +82,7 @@ class Dispatcher:
         *,
         coalesce_reads: bool = True,
         options: wire_credentials.Options = (),
+        zone: str = "",
     ) -> Dispatcher:
         """Route by the map of the first server that answers, node or router."""
         pool = Pool(credentials, options)
@@ -89,7 +90,9 @@ class Dispatcher:
             cluster_map = await fetch_map(pool, addresses)
         finally:
             await pool.close()
-        return cls(cluster_map, credentials, coalesce_reads=coalesce_reads, options=options)
+        return cls(
+            cluster_map, credentials, coalesce_reads=coalesce_reads, options=options, zone=zone
+        )
 
     @property
     def table(self) -> RoutingTable:
@@ -97,7 +100,7 @@ class Dispatcher:
 
     def lane_counts(self) -> LaneCounts:
         """How well calls coalesce."""
-        return self._lanes.counts()
+        return self._lanes.counts
 
     async def close(self) -> None:
         """End every call and connection."""
@@ -155,12 +158,12 @@ class Dispatcher:
             return
         started = False
         until_s = deadline_s or asyncio.get_running_loop().time() + STREAM_START_S
-        tries = Tries(self.fleet, self._goal(method, request), until_s)
+        tries = Tries(self.fleet, goal_of(self.table.topology, method, request), until_s)
         while True:
             place = tries.next()
             timeout_s = _left(deadline_s)
             responses = self.fleet.node(place).stream(
-                method, request, timeout_s, self.fleet.metadata()
+                method, request, timeout_s, (*self.fleet.metadata(), *access.metadata())
             )
             try:
                 async for response in _first_in_time(responses, method, tries.timeout_s()):
@@ -186,15 +189,13 @@ class Dispatcher:
         account_id = header.header.account_id
         shard = self.table.topology.shard_of(account_id)
         named = bool(header.header.request_id)
-        goal = Goal(
-            shard, Target.LEADER, Pace.PATIENT, mutation=True, repeatable=named, whole_time=True
-        )
+        goal = upload_goal(shard, repeatable=named)
         return await uploads.upload(self.fleet, goal, header, chunks, deadline_s)
 
     # ---- inside ----------------------------------------------------------------------------------
 
     async def _to_node(self, method: Method, request: Message, deadline_s: float) -> Message:
-        goal = self._goal(method, request)
+        goal = goal_of(self.table.topology, method, request)
         tries = Tries(self.fleet, goal, deadline_s)
         size_bytes = request.ByteSize()
         together = (
@@ -203,18 +204,29 @@ class Dispatcher:
             and goal.target is not Target.EXACT
             and size_bytes <= COALESCED_REQUEST_MAX_BYTES
         )
+        anywhere = read_anywhere(goal, method)
+
+        async def ask(place: Place) -> Message:
+            with (
+                tracing.span("try", {"shard": goal.shard, "node": place.address}),
+                self.fleet.loads.measured(place.address, sampled=anywhere),
+            ):
+                if together:
+                    return await self._read(Read(method, request, size_bytes), goal, tries, place)
+                metadata = (*self.fleet.metadata(), *access.metadata(), *tracing.metadata())
+                return await self.fleet.node(place).unary(
+                    method, request, tries.timeout_s(), metadata, size_bytes
+                )
+
         while True:
             place = tries.next()
             try:
-                async with tries.patience(place):
-                    if together:
-                        response = await self._read(
-                            Read(method, request, size_bytes), goal, tries, place
-                        )
-                    else:
-                        response = await self.fleet.node(place).unary(
-                            method, request, tries.timeout_s(), self.fleet.metadata(), size_bytes
-                        )
+                if anywhere and tries.first:
+                    kind = method.name, level_of(request)
+                    response = await self.hedger.ask(kind, place, ask, tries.spare)
+                else:
+                    async with tries.patience(place):
+                        response = await ask(place)
             except errors.MailraftError as error:
                 if isinstance(error, NoAnswerError):
                     self._lanes.trouble(goal.shard)
@@ -227,7 +239,7 @@ class Dispatcher:
             return response
 
     async def _read(self, read: Read, goal: Goal, tries: Tries, place: Place) -> Message:
-        lane = self._lanes.read(place, goal.shard, ordered=goal.target is Target.LEADER)
+        lane = self._lanes.read(place, goal.shard, level_of(read.request))
         until_s = asyncio.get_running_loop().time() + tries.timeout_s()
         result = await lane.submit(read, read.size_bytes, until_s)
         if isinstance(result, errors.MailraftError):
@@ -270,41 +282,6 @@ class Dispatcher:
         result = batch_pb2.BatchResult()
         getattr(result, field).CopyFrom(response)
         return result
-
-    def _goal(self, method: Method, request: Message) -> Goal:
-        typed: Any = request
-        if method.route in {Route.READ, Route.WRITE}:
-            shard = self.table.topology.shard_of(account_of(request))
-        elif method.route in {Route.SHARD, Route.EVERY_SHARD}:
-            shard = typed.shard if method.route is Route.SHARD else typed.shards[0]
-        else:
-            shard = CLUSTER
-        options = getattr(request, "read_options", None)
-        if options is not None and options.require_replica:
-            return Goal(shard, Target.EXACT, method.pace, replica_id=options.require_replica)
-        to_leader = method.mutation or method.route is Route.WRITE
-        if options is not None:
-            to_leader = to_leader or self._is_ordered(options)
-        return Goal(
-            shard,
-            Target.LEADER if to_leader else Target.ANY,
-            method.pace,
-            mutation=method.mutation,
-            repeatable=repeatable(method, request),
-            whole_time=method.mutation
-            and waits_for_replicas(
-                getattr(request, "write_options", None), self.table.topology.map.policy
-            ),
-        )
-
-    def _is_ordered(self, options: common_pb2.ReadOptions) -> bool:
-        """Whether a read needs the leader (a follower could serve it, at the cost of asking it)."""
-        level = options.consistency
-        if level == common_pb2.CONSISTENCY_UNSPECIFIED:
-            if options.min_state:
-                return False  # SESSION
-            level = self._default_consistency
-        return level == common_pb2.CONSISTENCY_LINEARIZABLE
 
 
 def fitting(

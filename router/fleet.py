@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from mailraft.router.budget import Extra
+from mailraft.router.loads import Loads
 from mailraft.router.methods import METHODS
 from mailraft.router.pool import Metadata, Node, Pool
 from mailraft.router.seek import Seeker
@@ -29,7 +32,8 @@ Refresh = Callable[[], Awaitable[cluster_pb2.ClusterMap]]
 class Fleet:
     """Shared by everything that calls nodes.
 
-    refresh: fetches a newer map; without it any node is asked.
+    refresh: fetches a newer map; without it any node is asked. zone: whose replicas are near; "":
+    none is.
     """
 
     def __init__(
@@ -39,7 +43,12 @@ class Fleet:
         *,
         refresh: Refresh | None = None,
         options: wire_credentials.Options = (),
+        zone: str = "",
     ) -> None:
+        self.zone = zone
+        self.extra = Extra()
+        self.loads = Loads(time.monotonic)
+        self.stale_routes = 0  # told by nodes
         self.table = RoutingTable(cluster_map)
         self.pool = Pool(credentials, options)
         self.seeker = Seeker(self.table, self.pool, self.install)
@@ -73,7 +82,9 @@ class Fleet:
     async def install(self, told: cluster_pb2.ClusterMap) -> None:
         """Take a map if it is newer, and its leader hints. Raises WrongClusterError, ValueError."""
         if self.table.install(told):
-            await self.pool.keep(place.address for place in self.table.topology.cluster_places)
+            addresses = {place.address for place in self.table.topology.cluster_places}
+            self.loads.keep(addresses)
+            await self.pool.keep(addresses)
 
     async def close(self) -> None:
         if self._refreshing is not None:

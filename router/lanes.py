@@ -7,7 +7,7 @@ hold up every other item that travels with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,9 @@ class Lanes:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._deliver: dict[tuple[str, bytes, int], DeliverLane] = {}
-        self._read: dict[tuple[str, bool, int], ReadLane] = {}
+        self._read: dict[tuple[str, int, int], ReadLane] = {}
         self._trouble_until_s: dict[int, float] = {}
+        self.counts = LaneCounts()  # of all lanes together, also of those that are dropped
 
     def deliver(
         self, place: Place, shard: int, write_options: common_pb2.WriteOptions | None
@@ -66,12 +67,12 @@ class Lanes:
             ) -> Sequence[delivery_pb2.DeliveryResult]:
                 return await self._send_deliveries(place, items, write_options, deadline_s)
 
-            lane = self._deliver[key] = Coalescer(send)
+            lane = self._deliver[key] = Coalescer(send, counts=self.counts)
         return lane
 
-    def read(self, place: Place, shard: int, *, ordered: bool) -> ReadLane:
-        """Reads to one node; those that wait for the log's order apart from those that do not."""
-        key = (place.address, ordered, self._lane_shard(shard))
+    def read(self, place: Place, shard: int, level: int) -> ReadLane:
+        """Reads of one level to one node: what one waits for, those beside it wait for too."""
+        key = (place.address, level, self._lane_shard(shard))
         lane = self._read.get(key)
         if lane is None:
             _drop_idle(self._read)
@@ -79,22 +80,12 @@ class Lanes:
             async def send(items: Sequence[Read], deadline_s: float) -> Sequence[ReadResult]:
                 return await self._send_reads(place, items, deadline_s)
 
-            lane = self._read[key] = Coalescer(send)
+            lane = self._read[key] = Coalescer(send, counts=self.counts)
         return lane
 
     def trouble(self, shard: int) -> None:
         """A shard does not answer as it should."""
         self._trouble_until_s[shard] = asyncio.get_running_loop().time() + TROUBLE_S
-
-    def counts(self) -> LaneCounts:
-        """Of all lanes together."""
-        total = LaneCounts()
-        for counts in self._all_counts():
-            total.calls += counts.calls
-            total.items += counts.items
-            total.largest = max(total.largest, counts.largest)
-            total.refused += counts.refused
-        return total
 
     async def close(self) -> None:
         for deliver_lane in self._deliver.values():
@@ -103,10 +94,6 @@ class Lanes:
             await read_lane.close()
 
     # ---- inside ----------------------------------------------------------------------------------
-
-    def _all_counts(self) -> Iterator[LaneCounts]:
-        yield from (lane.counts for lane in self._deliver.values())
-        yield from (lane.counts for lane in self._read.values())
 
     def _lane_shard(self, shard: int) -> int:
         if not self._trouble_until_s:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import Message
 
+from mailraft.router.failures import LostError, NoAnswerError, UnreachableError, failure
 from mailraft.router.methods import Method
 from mailraft.wire import credentials as wire_credentials
 from mailraft.wire import errors
@@ -24,24 +25,11 @@ STREAMS_PER_NODE_MAX = 1_024
 CONNECT_TIMEOUT_S = 1.0
 # For how long a node that could not be reached, or did not answer, is tried last.
 SUSPECT_S = 3.0
-
-# How gRPC names a broken connection under other codes than UNAVAILABLE; the last one is a write to
-# a stream that the other end has closed.
-_BROKEN_CONNECTION = ("Stream removed", "RST_STREAM", "Internal error from Core")
+# How often certificates are looked at, and how long calls under the old ones may go on.
+CERTIFICATES_S = 1.0
+OLD_CALLS_S = 60.0
 
 Metadata = Sequence[tuple[str, str]]
-
-
-class UnreachableError(errors.UnavailableError):
-    """No connection: the request was not sent."""
-
-
-class LostError(errors.UnavailableError):
-    """The connection broke, or no answer came in time: what was done is not known."""
-
-
-class NoAnswerError(LostError):
-    """No answer came in the time of one try."""
 
 
 class Node:
@@ -117,27 +105,15 @@ class Node:
         self, error: grpc.aio.AioRpcError, started_s: float | None = None
     ) -> errors.MailraftError:
         """What a failed call says: the node's own error, or UnreachableError or LostError."""
-        told = errors.from_rpc_error(error)
+        told = failure(self.address, errors.from_rpc_error(error))
         if told.reason:
             self._answered()
-            return told
-        message = f"{self.address}: {told.message}"
-        # "failed to connect" is gRPC's own word for a request that stayed here.
-        if told.code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in told.message:
-            self.mark_suspect()
-            return UnreachableError(message)
-        if told.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        elif isinstance(told, NoAnswerError):
             # A slow call among others that are answered says nothing about the node.
             if started_s is None or self._answered_s < started_s:
                 self.mark_suspect()
-            return NoAnswerError(message)
-        broken = told.code in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
-        # CANCELLED comes from a server that stops: a call that ends here raises CancelledError.
-        if told.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} or (
-            broken and any(words in told.message for words in _BROKEN_CONNECTION)
-        ):
+        elif isinstance(told, LostError | UnreachableError):
             self.mark_suspect()
-            return LostError(message)
         return told
 
     def mark_suspect(self) -> None:
@@ -147,10 +123,10 @@ class Node:
         self._answered_s = asyncio.get_running_loop().time()
         self.suspect_until_s = float("-inf")
 
-    async def close(self) -> None:
-        if self._connecting is not None:
+    async def close(self, grace_s: float | None = None) -> None:
+        if grace_s is None and self._connecting is not None:
             self._connecting.cancel()
-        await self._channel.close(None)
+        await self._channel.close(grace_s)
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -241,14 +217,33 @@ class Pool:
         self._credentials = credentials
         self._options = options
         self._nodes: dict[str, Node] = {}
+        self._stamp = credentials.stamp()
+        self._looked_s = float("-inf")
+        self._closing: set[asyncio.Task[None]] = set()
 
     def node(self, address: str) -> Node:
         """The node at an address; its channel connects when it is first used."""
+        self._follow_certificates()
         found = self._nodes.get(address)
         if found is None:
             channel = wire_credentials.open_channel(address, self._credentials, self._options)
             found = self._nodes[address] = Node(address, channel)
         return found
+
+    def _follow_certificates(self) -> None:
+        """Once they are changed, new calls go over new channels; old calls end on the old ones."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._looked_s + CERTIFICATES_S:
+            return
+        self._looked_s = now_s
+        stamp = self._credentials.stamp()
+        if not stamp or stamp == self._stamp:
+            return
+        old, self._nodes, self._stamp = self._nodes, {}, stamp
+        for node in old.values():
+            task = asyncio.create_task(node.close(OLD_CALLS_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def keep(self, addresses: Iterable[str]) -> None:
         """Close the channels of nodes that are gone from the map and have nothing in flight."""

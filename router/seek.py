@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from mailraft.router.failures import NoAnswerError
 from mailraft.router.methods import METHODS
-from mailraft.router.pool import NoAnswerError, Pool
+from mailraft.router.pool import Pool
 from mailraft.router.table import Place, RoutingTable, WrongClusterError
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import errors
@@ -25,6 +26,23 @@ REST_FIRST_S = 0.1
 REST_MAX_S = 1.0
 
 _GET_MAP = METHODS["/mailraft.v1.ClusterService/GetClusterMap"]
+
+
+def rivals(table: RoutingTable, shard: int, silent: str) -> list[str]:
+    """The addresses that know whether another leads in place of a silent one: its fellow voters."""
+    places = table.topology.places(shard)
+    return [each.address for each in places if each.voter and each.address != silent]
+
+
+def replaced(table: RoutingTable, shard: int, silent: str) -> bool:
+    """Whether another node is known to lead."""
+    leader = table.leader(shard)
+    return leader is not None and leader.address != silent
+
+
+def silence(silent: str) -> NoAnswerError:
+    """How a call to a leader ends that was replaced."""
+    return NoAnswerError(f"{silent} is silent, and does not lead any more")
 
 
 class Seeker:
@@ -52,7 +70,7 @@ class Seeker:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise NoAnswerError(f"{place.address} is silent, and does not lead any more") from None
+            raise silence(place.address) from None
         finally:
             timer.cancel()
             self._waiting.get(key, set()).discard(limit)
@@ -72,13 +90,11 @@ class Seeker:
 
     async def _seek(self, shard: int, silent: str) -> None:
         """Until another leader is known, or nobody waits."""
-        places = self._table.topology.places(shard)
-        others = [each.address for each in places if each.voter and each.address != silent]
+        others = rivals(self._table, shard, silent)
         rest_s = REST_FIRST_S
         while self._waiting[shard, silent]:
             await asyncio.gather(*map(self._ask, others))
-            leader = self._table.leader(shard)
-            if leader is not None and leader.address != silent:
+            if replaced(self._table, shard, silent):
                 break
             await asyncio.sleep(rest_s)
             rest_s = min(2 * rest_s, REST_MAX_S)

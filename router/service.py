@@ -6,13 +6,16 @@ Holds no state of its own but the cluster map and connections, so any number of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
+from mailraft.router.collector import DispatchCollector
 from mailraft.router.dispatch import Dispatcher
 from mailraft.router.fleet import Refresh
 from mailraft.router.follow import follow
@@ -21,12 +24,20 @@ from mailraft.router.methods import METHODS, SERVICES, Method, Route, account_of
 from mailraft.router.watch import Watch
 from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2
 from mailraft.wire import credentials as wire_credentials
-from mailraft.wire import errors, limits
+from mailraft.wire import errors
+from mailraft.wire.access import Guard
+from mailraft.wire.admission import Admission
+from mailraft.wire.audit import AuditLog
+from mailraft.wire.deadlines import passed_on
 from mailraft.wire.draining import drain
 from mailraft.wire.metadata import ACCOUNT_KEY, decode_account
+from mailraft.wire.observed import Observe
+from mailraft.wire.rpc_metrics import RpcMetrics
+from mailraft.wire.slow_log import SlowLog
 
-# Calls that are open at once; past it gRPC answers RESOURCE_EXHAUSTED by itself.
+# What is open at once; past it OVERLOADED with a delay.
 CALLS_MAX = 4_096
+STREAMS_MAX = 4_096
 # After "not serving" is told, new calls are taken for a moment more, until everybody knows.
 DRAIN_S = 1.0
 STOP_GRACE_S = 10.0
@@ -51,6 +62,13 @@ class RouterServer:
         self._server = server
         self._health, self._stopping = health, stopping
         self._following = asyncio.create_task(follow(dispatcher.fleet))
+
+    def checks(self) -> Mapping[str, str]:
+        """What must hold so that it can answer, and why it does not; empty: it does."""
+        fleet = self.dispatcher.fleet
+        places = fleet.table.topology.cluster_places
+        lost = all(fleet.node(place).suspect for place in places)
+        return {"serving": "", "nodes": "none of them answers" if places and lost else ""}
 
     async def wait(self) -> None:
         """Return when it has stopped."""
@@ -77,15 +95,34 @@ async def serve(
     *,
     refresh: Refresh | None = None,
     capabilities: cluster_pb2.GetCapabilitiesResponse | None = None,
+    registry: CollectorRegistry | None = None,
+    slow_call_ms: int = 0,
+    zone: str = "",
+    calls_max: int = CALLS_MAX,
+    audit_file: Path | None = None,
 ) -> RouterServer:
     """Start a router at host:port (port 0: any).
 
     refresh: where newer maps come from; without it any node is asked. capabilities: what
-    GetCapabilities answers; without it a node is asked.
+    GetCapabilities answers; without it a node is asked. registry: where its metrics go; None:
+    nowhere. slow_call_ms: calls that take longer are logged; 0: none. zone: where it
+    runs, by the nodes' names of zones. calls_max: open at once; past it OVERLOADED.
+    audit_file: None: audited among the log lines.
     """
-    dispatcher = Dispatcher(cluster_map, credentials, refresh=refresh, capabilities=capabilities)
+    dispatcher = Dispatcher(
+        cluster_map, credentials, refresh=refresh, capabilities=capabilities, zone=zone
+    )
+    calls = RpcMetrics(registry or CollectorRegistry())
+    if registry is not None:
+        registry.register(DispatchCollector(lambda: dispatcher))
+    observe = Observe((calls.ended, SlowLog(slow_call_ms, "nodes").ended), (calls.stream_began,))
     server = grpc.aio.server(
-        options=list(wire_credentials.SERVER_OPTIONS), maximum_concurrent_rpcs=CALLS_MAX
+        options=list(wire_credentials.SERVER_OPTIONS),
+        interceptors=[
+            observe,
+            Guard(AuditLog(audit_file).record),
+            Admission(calls_max, STREAMS_MAX),
+        ],
     )
     health, stopping = Health(SERVICES), asyncio.Event()
     server.add_generic_rpc_handlers((*handlers(dispatcher, stopping), health.handler()))
@@ -226,11 +263,7 @@ def check_account(context: Context, request: Message) -> None:
 
 def deadline_of(context: Context) -> float:
     """When a call must be answered: its own deadline, or the default; on the loop's clock."""
-    remaining_s = context.time_remaining()
-    if remaining_s is None:
-        remaining_s = limits.DEADLINE_DEFAULT_MS / 1000
-    remaining_s = min(remaining_s, limits.DEADLINE_MAX_MS / 1000)
-    return asyncio.get_running_loop().time() + float(remaining_s)
+    return asyncio.get_running_loop().time() + passed_on(context.time_remaining())
 
 
 def _stream_deadline(context: Context) -> float | None:

@@ -31,6 +31,7 @@ class Place:
     address: str
     replica_id: int = 0
     voter: bool = True
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Topology:
         self._range_shards = [each.shard for each in ranges]
         self._places = {shard.id: self._places_of(shard) for shard in cluster_map.shards}
         self.cluster_places = tuple(
-            Place(node.id, node.address)
+            Place(node.id, node.address, zone=node.zone)
             for node in cluster_map.nodes
             if node.state != cluster_pb2.NODE_STATE_REMOVED and node.address
         )
@@ -91,6 +92,7 @@ class Topology:
                 self.nodes[replica.node_id].address,
                 replica.replica_id,
                 replica.role != cluster_pb2.REPLICA_ROLE_LEARNER,
+                self.nodes[replica.node_id].zone,
             )
             for replica in shard.replicas
             if replica.node_id in self.nodes
@@ -176,6 +178,15 @@ class RoutingTable:
         known = self._leaders.get(shard)
         if known is not None and known.place is not None and known.place.address == address:
             self._leaders[shard] = Leader(None, known.term)
+
+    def failed(self, shard: int, address: str, error: errors.MailraftError) -> None:
+        """What a failed try tells of who leads."""
+        if isinstance(
+            error, errors.ReplicaLaggingError | errors.ReplyFullError | errors.OverloadedError
+        ):
+            return
+        self.doubt(shard, address)
+        self.learn(shard, error)
 
     def learn(self, shard: int, error: errors.MailraftError) -> bool:
         """Take the leader from a NOT_LEADER; True when that says where to try next."""

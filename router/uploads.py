@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from mailraft.router.attempts import Goal
+from mailraft.router.failures import LostError
 from mailraft.router.fleet import Fleet
 from mailraft.router.methods import METHODS
-from mailraft.router.pool import LostError, Node
-from mailraft.router.tries import Goal, Tries
+from mailraft.router.pool import Node
+from mailraft.router.tries import Tries
 from mailraft.v1 import blob_pb2
 from mailraft.wire import errors
 

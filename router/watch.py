@@ -10,9 +10,10 @@ from typing import Any
 
 import grpc
 
+from mailraft.router.attempts import Goal, Target
 from mailraft.router.fleet import Fleet
 from mailraft.router.methods import METHODS, Pace
-from mailraft.router.tries import Goal, Target, Tries
+from mailraft.router.tries import Tries
 from mailraft.v1 import change_pb2, error_pb2
 from mailraft.wire import errors, limits
 
@@ -99,7 +100,8 @@ class Watch:
                 return
         shard = self._fleet.table.topology.shard_of(account_id)
         deadline_s = asyncio.get_running_loop().time() + limits.DEADLINE_DEFAULT_MS / 1000
-        tries = Tries(self._fleet, Goal(shard, Target.ANY, Pace.QUICK), deadline_s)
+        # Any replica tells; the leader knows first.
+        tries = Tries(self._fleet, Goal(shard, Target.LEADER, Pace.QUICK), deadline_s)
         while True:
             place = tries.next()
             try:

@@ -1,9 +1,10 @@
-"""Writes docs/cli.md and docs/configuration.md from what they document.
+"""Writes docs/cli.md, configuration.md, metrics.md and the dashboard from what they document.
 
 Without arguments: write them. --check: fail with a diff when they are not what would be written.
 
 The first follows the commands of mailraft.cluster.cli, their help and their examples (paragraphs
-that begin with "Example: "); the second the fields of mailraft.cluster.settings.
+that begin with "Example: "); the second the fields of mailraft.cluster.settings; the third what
+processes register (metrics_page.py); the last the panels of dashboard.py.
 """
 
 import difflib
@@ -14,6 +15,8 @@ from typing import Any
 
 import typer
 
+import dashboard
+import metrics_page
 from mailraft.cluster.cli import app
 from mailraft.cluster.cli.output import COMMON
 from mailraft.cluster.errors import ExitCode
@@ -89,9 +92,20 @@ def configuration_page() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def metrics_page_text() -> str:
+    """docs/metrics.md."""
+    headers = ("metric", "type", "labels", "meaning")
+    parts = [metrics_page.PAGE.format(generated=GENERATED)]
+    for title, registry in zip(metrics_page.CHAPTERS, metrics_page.chapters(), strict=True):
+        parts += [f"## {title}", _table(headers, metrics_page.table(registry))]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "configuration.md": configuration_page,
+    "metrics.md": metrics_page_text,
+    "../deploy/observability/dashboard.json": dashboard.dashboard,
 }
 
 
@@ -171,7 +185,7 @@ def _settings(kind: type[ProcessSettings]) -> Iterator[tuple[str, ...]]:
     schema = kind.model_json_schema()
     for name, field in schema["properties"].items():
         default = "required" if name in schema["required"] else _default(field.get("default"))
-        meaning = field.get("description", "")
+        meaning = " ".join(field.get("description", "").split())
         environment = f"`{ENV_PREFIX}{name.upper()}`"
         yield f"`{name}`", _type(field, schema["$defs"]), default, environment, meaning
 

@@ -6,6 +6,8 @@ import typer
 
 from mailraft.cluster.cli import (
     account,
+    audit,
+    backup,
     certs,
     check,
     config,
@@ -15,9 +17,12 @@ from mailraft.cluster.cli import (
     node,
     processes,
     rebalance,
+    restore,
     settings,
     shard,
+    slow_log,
     status,
+    top,
     up,
 )
 from mailraft.cluster.cli.panels import Panels
@@ -40,13 +45,18 @@ app.add_typer(account.app, name="account", rich_help_panel=MAIL)
 app.add_typer(mail.app, name="mail", rich_help_panel=MAIL)
 app.command("locate", rich_help_panel=MAIL)(status.locate)
 app.add_typer(status.cluster, name="cluster", rich_help_panel=OPERATE)
+app.command("top", rich_help_panel=OPERATE)(top.top)
+app.command("slow-log", rich_help_panel=OPERATE)(slow_log.slow_log)
 app.add_typer(shard.app, name="shard", rich_help_panel=OPERATE)
 app.add_typer(rebalance.app, name="rebalance", rich_help_panel=OPERATE)
 app.add_typer(job.app, name="job", rich_help_panel=OPERATE)
 app.add_typer(health.app, name="alarm", rich_help_panel=OPERATE)
 app.add_typer(check.app, name="check", rich_help_panel=OPERATE)
+app.add_typer(backup.app, name="backup", rich_help_panel=OPERATE)
+app.add_typer(restore.app, name="restore", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
+app.add_typer(audit.app, name="audit", rich_help_panel=OPERATE)
 app.add_typer(certs.app, name="certs", rich_help_panel=OPERATE)
 check.app.command("health")(health.check_health)
 app.command("version")(status.version)

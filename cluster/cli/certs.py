@@ -8,11 +8,16 @@ from typing import Annotated
 
 import typer
 
+from mailraft.cluster.certs import Step
 from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, guarded
+from mailraft.wire.access import Role
 
-app = typer.Typer(help="Certificates: init, list.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Certificates: init, issue, list, rotate.", no_args_is_help=True, rich_markup_mode=None
+)
 
 FolderOption = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Where they are.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be made.")]
 DEFAULT_FOLDER = Path(".mailraft/certs")
 
 
@@ -39,6 +44,65 @@ def init(
         typer.echo(f"made in {folder}: {', '.join(made)}")
     else:
         typer.echo(f"all are in {folder} already")
+
+
+@app.command()
+def issue(
+    name: Annotated[str, typer.Argument(help="File name, and who it is in the audit log.")],
+    role: Annotated[Role, typer.Option("--role", help="What it may call.")] = Role.SERVICE,
+    folder: FolderOption = DEFAULT_FOLDER,
+    host: Annotated[
+        list[str], typer.Option("--host", help="One more name or address; may be repeated.")
+    ] = [],  # noqa: B006  # typer copies it
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make one certificate, in place of the one by that name.
+
+    Example: mailraft certs issue imap-1 --role service --dir certs
+    """
+    from mailraft.cluster import certs
+
+    with guarded(output):
+        if not dry_run:
+            certs.issue(folder, name, role, hosts=host)
+    _tell_made(folder, [name], output, dry_run=dry_run)
+
+
+@app.command()
+def rotate(
+    folder: FolderOption = DEFAULT_FOLDER,
+    authority: Annotated[
+        Step | None,
+        typer.Option("--authority", help="A step to a new authority.", show_default=False),
+    ] = None,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make every certificate again. Processes take them up without a restart.
+
+    A new authority takes three steps: trust, sign, forget. Give every host the files of one step
+    before you take the next.
+
+    Example: mailraft certs rotate --dir certs
+
+    Example: mailraft certs rotate --authority trust --dir certs
+    """
+    from mailraft.cluster import certs
+
+    with guarded(output):
+        if authority is None:
+            made = certs.rotate(folder, dry_run=dry_run)
+        else:
+            made = certs.roll(folder, authority, dry_run=dry_run)
+    _tell_made(folder, made, output, dry_run=dry_run)
+
+
+def _tell_made(folder: Path, made: list[str], output: Output, *, dry_run: bool) -> None:
+    if output is Output.JSON:
+        emit_json({"folder": str(folder), "made": made, "dry_run": dry_run})
+    else:
+        typer.echo(f"{'would be ' * dry_run}made in {folder}: {', '.join(made)}")
 
 
 @app.command("list")

@@ -228,13 +228,8 @@ async def undrain(it: Session, node: NodeArgument, dry_run: DryRunOption = False
 
     Example: mailraft node undrain n3
     """
-    from mailraft.v1 import cluster_pb2
-    from mailraft.wire import errors
-
     picture = await it.picture()
     found = picture.node(node).node
-    if found.state == cluster_pb2.NODE_STATE_DECOMMISSIONING:
-        raise errors.JobConflictError(f"{found.name} is being decommissioned")
     told = await it.operator.undrain(found.id, validate=dry_run)
     it.tell(
         f"{told.name} active", {"node": told.id, "name": told.name, "state": "active"}, dry=dry_run

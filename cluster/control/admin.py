@@ -70,6 +70,12 @@ class Admin:
     async def UndrainNode(
         self, request: admin_pb2.UndrainNodeRequest, call: Call
     ) -> admin_pb2.UndrainNodeResponse:
+        view = await self._meta.read(deadline_s=call.deadline_s)
+        found = state.node(view, request.node_id)
+        if found is not None and found.state == cluster_pb2.NODE_STATE_DECOMMISSIONING:
+            raise errors.JobConflictError(
+                f"node {found.id} is being decommissioned: cancel that job instead"
+            )
         set_state = meta_pb2.SetNodeState(
             node_id=request.node_id, state=cluster_pb2.NODE_STATE_ACTIVE
         )

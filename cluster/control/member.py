@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from mailraft.cluster.control.admin import Admin
@@ -32,6 +32,9 @@ class Member:
             maps, self._meta, credentials, now_s=node.now_s, removed=self._leave
         )
         self._tasks: list[asyncio.Task[None]] = []
+
+    def checks(self) -> Mapping[str, str]:
+        return self.node.checks()
 
     async def start(self) -> str:
         address = await self.node.start()

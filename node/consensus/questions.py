@@ -62,6 +62,11 @@ class Questions:
             return {}
         return {int(node.id): found.match_index[node] for node in found.peers_in_order()}
 
+    def log_bytes(self, group: GroupId) -> int:
+        """About what the log takes, without bodies."""
+        found = self._groups.get(group)
+        return found.journal.sizes.size_bytes if found is not None else 0
+
     def configuration(self, group: GroupId) -> Configuration | None:
         """The latest in the replica's log, committed or not."""
         found = self._groups.get(group)

@@ -105,6 +105,9 @@ class Backend(Protocol):
     def approximate_bytes(self) -> int:
         """What the files take of the disk."""
 
+    def figures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """What it tells of itself under these names, by family; in memory, without the disk."""
+
     def close(self) -> None: ...
 
 

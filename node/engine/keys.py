@@ -53,6 +53,7 @@ INDEX_END = 2**64 - 1  # behind the index of every entry
 
 _LOG = struct.Struct(">IQ")
 _BODY = struct.Struct(">IIQI")
+_POSITION = struct.Struct(">QI")
 
 
 def log_entry(group: int, index: int) -> bytes:
@@ -72,6 +73,12 @@ def body_position(key: bytes) -> tuple[int, int]:
     return index, ordinal
 
 
+def relative_body_position(key: bytes) -> tuple[int, int]:
+    """Of a body() key without group and generation, as snapshots have it."""
+    index, ordinal = _POSITION.unpack(key)
+    return index, ordinal
+
+
 # ---- state: physical prefix ----------------------------------------------------------------------
 
 _STATE = struct.Struct(">II")
@@ -87,6 +94,7 @@ def state_prefix(group: int, generation: int) -> bytes:
 # shard rows:   0xFFFF | family u8 | ...
 
 _SHARD = b"\xff\xff"
+_BLOBS = _SHARD + b"\x02"
 SHARD_RECORD = _SHARD + b"\x01"  # written by the engine with every applied entry
 
 SHARD_ROWS = _SHARD  # every account row lies before it
@@ -124,6 +132,11 @@ def account_record(prefix: bytes) -> bytes:
 def is_account_record(key: bytes) -> bool:
     """Whether it is the record of an account, which every change of the account writes."""
     return key[:2] != _SHARD and key[-1] == _ACCOUNT and len(key) == key[2] + 4
+
+
+def is_message_record(key: bytes) -> bool:
+    """Whether it is the record of a message that is in a mailbox."""
+    return key[:2] != _SHARD and len(key) == key[2] + 12 and key[key[2] + 3] == _MESSAGE
 
 
 def mailbox_record(prefix: bytes, mailbox: int = 0) -> bytes:
@@ -256,7 +269,11 @@ def upload(prefix: bytes, request_id: bytes = b"") -> bytes:
 
 
 def blob(index: int, ordinal: int) -> bytes:
-    return _SHARD + b"\x02" + U64.pack(index) + U32.pack(ordinal)
+    return _BLOBS + U64.pack(index) + U32.pack(ordinal)
+
+
+def is_blob(key: bytes) -> bool:
+    return key[:3] == _BLOBS
 
 
 def blob_of(key: bytes) -> tuple[int, int]:

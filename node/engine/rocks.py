@@ -198,6 +198,14 @@ class RocksBackend:
     def approximate_bytes(self) -> int:
         return sum(map(_allocated_bytes, self._path.iterdir()))
 
+    def figures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        self._open()
+        families = list(self._families)
+        return {
+            name: {each: self._families[each].property_int_value(name) or 0 for each in families}
+            for name in names
+        }
+
     def close(self) -> None:
         """Let go of the folder. RocksDB writes its memtables out first, so it may take a while.
 

@@ -61,14 +61,20 @@ class Totals:
     crc32c: int
 
 
+def pack_of(number: int, family: int, row_count: int, rows: bytes) -> Pack:
+    """With its checksum."""
+    return Pack(number, family, row_count, rows, _checksum(number, family, row_count, rows))
+
+
 class SnapshotSource:
     """A group as it is when this is made. All scans are pinned then, in one turn of the loop."""
 
-    def __init__(self, backend: Backend, state: GroupState) -> None:
+    def __init__(self, backend: Backend, state: GroupState, bodies_above: int = 0) -> None:
+        """Without the bodies of entries up to `bodies_above`."""
         self.applied: AppliedPosition = state.applied
         self.totals: Totals | None = None  # known behind the last pack
         group, generation = state.group, state.birth.generation
-        first_body = keys.body(group, generation, 0)
+        first_body = keys.body(group, generation, bodies_above + 1)
         self._scans = (
             (STATE_FAMILY, _after(backend, keys.STATE, state.state_prefix)),
             # Bodies of entries that are not applied belong to the log, which is not sent.
@@ -85,11 +91,11 @@ class SnapshotSource:
         count = rows = checksum = 0
         for family, scan in self._scans:
             for row_count, data in _cut(scan):
-                crc32c = _checksum(count, family, row_count, data)
-                yield Pack(count, family, row_count, data, crc32c)
+                pack = pack_of(count, family, row_count, data)
+                yield pack
                 count += 1
                 rows += row_count
-                checksum = google_crc32c.extend(checksum, _CRC.pack(crc32c))
+                checksum = google_crc32c.extend(checksum, _CRC.pack(pack.crc32c))
         self.totals = Totals(count, rows, checksum)
 
 
@@ -111,16 +117,12 @@ class SnapshotSink:
         """Take the next pack. Raises SnapshotDamagedError, DiskError."""
         if pack.number != self.packs_held:
             raise SnapshotDamagedError(f"pack {pack.number} came behind {self.packs_held}")
-        if pack.crc32c != _checksum(pack.number, pack.family, pack.row_count, pack.rows):
-            raise SnapshotDamagedError(f"pack {pack.number} arrived damaged")
+        rows = rows_of(pack)
         if pack.family not in _NAMES or pack.family < self._family:
             raise SnapshotDamagedError(f"pack {pack.number} is of family {pack.family}")
         if pack.family != self._family:
             self._finish_table()
             self._family, self._last_key = pack.family, b""
-        rows = _unpack(pack)
-        if len(rows) != pack.row_count:
-            raise SnapshotDamagedError(f"pack {pack.number} holds {len(rows)} rows")
         for key, value in rows:
             self._put(key, value)
         self._rows += pack.row_count
@@ -186,6 +188,21 @@ def _cut(scan: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[int, bytes]]:
             parts, count, size_bytes = [], 0, 0
     if count:
         yield count, b"".join(parts)
+
+
+def rows_of(pack: Pack) -> list[tuple[bytes, bytes]]:
+    """Its rows, proven. Raises SnapshotDamagedError."""
+    if pack.crc32c != _checksum(pack.number, pack.family, pack.row_count, pack.rows):
+        raise SnapshotDamagedError(f"pack {pack.number} arrived damaged")
+    rows = _unpack(pack)
+    if len(rows) != pack.row_count:
+        raise SnapshotDamagedError(f"pack {pack.number} holds {len(rows)} rows")
+    return rows
+
+
+def pack_row(key: bytes, value: bytes) -> bytes:
+    """A row as it travels."""
+    return b"".join((_ROW.pack(len(key), len(value)), key, value))
 
 
 def _unpack(pack: Pack) -> list[tuple[bytes, bytes]]:

@@ -9,7 +9,7 @@ else to the event loop's. Neither imports asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -286,9 +286,11 @@ class Store:
 
     # ---- snapshots (snapshot.py) -----------------------------------------------------------------
 
-    def snapshot(self, group: GroupId) -> SnapshotSource:
-        """What a group has applied, pinned now: what is written later does not show in it."""
-        return SnapshotSource(self._backend, self._state(group))
+    def snapshot(self, group: GroupId, *, bodies_above: int = 0) -> SnapshotSource:
+        """What a group has applied, pinned now: what is written later does not show in it. Without
+        the bodies of entries up to `bodies_above`.
+        """
+        return SnapshotSource(self._backend, self._state(group), bodies_above)
 
     def burn_generation(self, group: GroupId) -> int:
         """A new generation to receive a snapshot into. Flush before its first row is ingested:
@@ -363,6 +365,10 @@ class Store:
     def approximate_bytes(self) -> int:
         """What this store's files take of the disk. Walks the folder: not for every request."""
         return self._backend.approximate_bytes()
+
+    def figures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        """RocksDB's own figures, by its names and by family. Of a store that is closed: none."""
+        return {} if self._backend.closed else self._backend.figures(names)
 
     def close(self) -> None:
         """Flush and let go of the folder; the disk thread has to be idle. Again: nothing.

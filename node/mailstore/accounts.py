@@ -38,12 +38,14 @@ def create_account(
         next_message=1,
         attributes=rules.attributes(command.attributes),
         undelete_window_ms=command.undelete_window_ms,
+        restore_epoch=command.restore_epoch,
+        last_uid_validity=command.last_uid_validity,
     )
     if earlier is not None:
-        record.restore_epoch = earlier.restore_epoch
+        record.restore_epoch = max(command.restore_epoch, earlier.restore_epoch)
         # Deleted and created within one entry it must still be another life.
         record.creation_index = max(context.entry_index, earlier.creation_index + 1)
-        record.last_uid_validity = earlier.last_uid_validity
+        record.last_uid_validity = max(command.last_uid_validity, earlier.last_uid_validity)
         record.next_message = earlier.next_message
     overlay.put(key, record)
     account = AccountChange(overlay, context, prefix, record)

@@ -1,6 +1,6 @@
 """Conditions on messages, compiled once and asked of each (RFC 8621 section 4.4.1; RFC 9051
-section 6.4.4). Pure: what neither a message's own record, nor its Derived, nor its text tells is
-FILTER_UNSUPPORTED.
+section 6.4.4). Pure: what neither a message's own record, nor its Derived, nor its text, nor the
+keywords of its thread tell is FILTER_UNSUPPORTED.
 
 Header text comes from Derived, which is cut at its limits: what was cut away is not found. For what
 is not in there, the message's bytes have to be read. Whoever asks does that, and only where it
@@ -71,6 +71,8 @@ class Candidate:
 
 
 Test = Callable[[Candidate], bool | None]  # None: the text decides, and is not there
+# Of a thread: keywords that all of its messages have, and that some have.
+KeywordsOf = Callable[[int], tuple[frozenset[str], frozenset[str]]]
 CheckUidValidity = Callable[[int, int], None]  # mailbox number, UIDVALIDITY; raises Refused
 
 
@@ -126,10 +128,15 @@ class Compiler:
     """
 
     def __init__(
-        self, mailbox: int, check_uid_validity: CheckUidValidity, *, own_record: bool = False
+        self,
+        mailbox: int,
+        check_uid_validity: CheckUidValidity,
+        keywords_of: KeywordsOf,
+        *,
+        own_record: bool = False,
     ) -> None:
         self._mailbox, self._check = mailbox, check_uid_validity
-        self._own_record = own_record
+        self._keywords_of, self._own_record = keywords_of, own_record
         self._nodes = 0
         self.reads_text = False
 
@@ -160,6 +167,14 @@ class Compiler:
                 return self._derived(kind, asked)
             case "in_mailbox_id" | "in_other_than" | "deleted" | "saved" | "uid_set":
                 return self._membership(kind, asked)
+            case (
+                "all_in_thread_have_keyword"
+                | "some_in_thread_have_keyword"
+                | "none_in_thread_have_keyword"
+            ):
+                if self._own_record:
+                    raise unsupported(f"{kind} in a listing (search instead)")
+                return self._thread(kind, getattr(asked, kind).lower())
             case _:
                 return _record(kind, asked)
 
@@ -209,6 +224,18 @@ class Compiler:
             return False
 
         return test
+
+    # ---- what the whole thread tells, this message included
+
+    def _thread(self, kind: str, wanted: str) -> Test:
+        keywords_of = self._keywords_of
+        match kind:
+            case "all_in_thread_have_keyword":
+                return lambda each: wanted in keywords_of(each.record.thread)[0]
+            case "some_in_thread_have_keyword":
+                return lambda each: wanted in keywords_of(each.record.thread)[1]
+            case _:
+                return lambda each: wanted not in keywords_of(each.record.thread)[1]
 
     # ---- what Derived tells
 

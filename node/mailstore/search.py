@@ -25,7 +25,7 @@ from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import View
 
-from . import queries, visible
+from . import queries, thread_queries, visible
 from .account_change import prefix_of
 from .filters import Candidate, Test, address_text, folded, unsupported
 
@@ -70,6 +70,7 @@ class Query:
     test: Test
     sort: Sequence[SortKey]
     count: int
+    threads: thread_queries.ThreadKeywords | None = None  # what the test asks, if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ def _walk(view: View, query: Query, by_uid: bool, descending: bool, position: by
         for (time_ms, mailbox, uid, _), record in zip(chunk, records, strict=True):
             if len(messages) >= query.count or examined >= EXAMINED_MAX:
                 return Found(messages, positions, examined, following=last)
+            if last and _costs_too_much(query.threads, record.thread):
+                return Found(messages, positions, examined, following=last)
             last = _WALKED.pack(time_ms, mailbox, uid)
             examined += 1
             shows = query.mailbox or min(each.mailbox for each in record.memberships)
@@ -127,6 +130,11 @@ def _walk(view: View, query: Query, by_uid: bool, descending: bool, position: by
                 messages.append(record)
                 positions.append(last)
     return Found(messages, positions, examined, following=b"")
+
+
+def _costs_too_much(threads: thread_queries.ThreadKeywords | None, thread: int) -> bool:
+    """Whether the next page shall read this thread: this one read enough of others."""
+    return threads is not None and threads.read >= EXAMINED_MAX and thread not in threads
 
 
 _Row = tuple[int, int, int, bytes]  # received time (0 by UID), mailbox, UID, target

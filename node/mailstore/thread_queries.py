@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import View
 
 from . import queries, visible
 from .account_change import prefix_of
+from .filters import unsupported
 
 MESSAGES_MAX = 1_000  # of one thread: the newest
+# Of all threads that one search page asks for, each read once: about 200 ms.
+READ_MAX = 10_000
+_ROWS_AT_ONCE = 64  # no scan stays open while others are read
 
 
 def members(view: View, account_id: str, thread: int) -> list[record_pb2.MessageRecord]:
     """The newest messages of a thread by received time, oldest first; none: no such thread."""
     prefix = prefix_of(account_id)
     without = visible.hidden(view, prefix, queries.account(view, account_id))
-    rows = view.scan(
-        keys.thread_member(prefix, thread), keys.thread_member(prefix, thread + 1), reverse=True
-    )
-    found: list[record_pb2.MessageRecord] = []
-    for key, _ in rows:
-        if len(found) == MESSAGES_MAX:
-            break
-        stored = view.get(keys.message_record(prefix, keys.message_of(key)))
-        assert stored is not None, f"thread {thread} names a message that is not there"
-        record = visible.message(stored, without)
-        if record is not None:
-            found.append(record)
+    found = list(islice(_newest(view, prefix, thread, without), MESSAGES_MAX))
     found.sort(key=lambda each: (each.internal_time_ms, each.message))
     return found
+
+
+def _newest(
+    view: View, prefix: bytes, thread: int, without: visible.Hidden
+) -> Iterator[record_pb2.MessageRecord]:
+    """Every message of a thread, the last one stored first."""
+    start, end = keys.thread_member(prefix, thread), keys.thread_member(prefix, thread + 1)
+    while chunk := [key for key, _ in islice(view.scan(start, end, reverse=True), _ROWS_AT_ONCE)]:
+        for key in chunk:
+            stored = view.get(keys.message_record(prefix, keys.message_of(key)))
+            assert stored is not None, f"thread {thread} names a message that is not there"
+            record = visible.message(stored, without)
+            if record is not None:
+                yield record
+        end = chunk[-1]
+
+
+class ThreadKeywords:
+    """Keywords of whole threads for one search page, each thread read once, in bounded work."""
+
+    def __init__(self, view: View, account_id: str) -> None:
+        self._view, self._prefix = view, prefix_of(account_id)
+        self._without = visible.hidden(view, self._prefix, queries.account(view, account_id))
+        self._known: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
+        self.read = 0  # messages, so far
+
+    def __contains__(self, thread: int) -> bool:
+        return thread in self._known
+
+    def of(self, thread: int) -> tuple[frozenset[str], frozenset[str]]:
+        """What all messages of it have, and what some have. A thread that was asked for before is
+        told again without the view. Raises FILTER_UNSUPPORTED above READ_MAX messages in all.
+        """
+        if thread in self._known:
+            return self._known[thread]
+        everywhere: frozenset[str] | None = None
+        somewhere: set[str] = set()
+        for record in _newest(self._view, self._prefix, thread, self._without):
+            self.read += 1
+            if self.read > READ_MAX:
+                raise unsupported(f"a condition on threads of more than {READ_MAX} messages")
+            own = frozenset(record.keywords)
+            everywhere = own if everywhere is None else everywhere & own
+            somewhere |= own
+        found = self._known[thread] = (everywhere or frozenset(), frozenset(somewhere))
+        return found

@@ -35,6 +35,7 @@ from mailraft.node.quorum_reads import Position
 from mailraft.node.shard import Replica
 from mailraft.v1 import cluster_pb2, common_pb2
 from mailraft.wire import errors, limits, metadata
+from mailraft.wire.deadlines import passed_on
 from mailraft.wire.draining import drain
 
 from . import convert
@@ -43,7 +44,6 @@ from . import convert
 REPLY_MAX_BYTES = limits.RPC_MAX_BYTES - 512 * 1024
 # A caller of a stream without an end that takes nothing for so long is told and let go.
 SLOW_READER_S = 30.0
-DEADLINE_MARGIN_S, DEADLINE_MARGIN_SHARE = 0.1, 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ class Shards(Protocol):
     def position(self, group: GroupId) -> Position | None:
         """How far the replica here is; None where none runs."""
 
-    async def other_positions(self, own: Position, group: GroupId, count: int) -> list[Position]:
+    async def other_positions(
+        self, own: Position, group: GroupId, count: int, *, deadline_s: float
+    ) -> list[Position]:
         """Of the first `count` other voters that answer; fewer when not so many do in time."""
 
     def policy(self) -> cluster_pb2.LevelPolicy:
@@ -280,13 +282,9 @@ def _taking(upload: Upload, method: MethodDescriptor) -> Callable[..., Any]:
 
 def _deadline_s(context: grpc.aio.ServicerContext[Any, Any], shards: Shards) -> float:
     remaining_s: float | None = context.time_remaining()
-    if remaining_s is None:
-        remaining_s = limits.DEADLINE_DEFAULT_MS / 1000
-    elif remaining_s <= 0:
+    if remaining_s is not None and remaining_s <= 0:
         raise errors.DeadlineExceededError
-    # Answer before the caller gives up: COMMIT_UNKNOWN says more than DEADLINE_EXCEEDED.
-    margin_s = min(DEADLINE_MARGIN_S, remaining_s * DEADLINE_MARGIN_SHARE)
-    return shards.now_s() + min(remaining_s - margin_s, limits.DEADLINE_MAX_MS / 1000)
+    return shards.now_s() + passed_on(remaining_s)
 
 
 def _check_account(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from mailraft.v1 import batch_pb2
-from mailraft.wire import errors, limits
+from mailraft.wire import errors, limits, observed
 
 from . import delivery, validate
 from .base import REPLY_MAX_BYTES, Call, Service, Unary, answer, not_implemented, to_error
@@ -66,7 +66,7 @@ class Batch:
     async def _run(
         self, item: batch_pb2.BatchItem, result: batch_pb2.BatchResult, call: Call, room: _Room
     ) -> None:
-        name = item.WhichOneof("request")
+        name, code = item.WhichOneof("request"), 0
         try:
             if name is None:
                 raise validate.bad("items", "each holds one request")
@@ -74,6 +74,9 @@ class Batch:
             getattr(result, name).CopyFrom(response)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             result.error.CopyFrom(to_error(error, f"a batch's {name}").to_status())
+            code = result.error.code
+        level = observed.level_of(getattr(item, name)) if name is not None else "none"
+        observed.answered(name or "none", level, code)
 
     async def _answer(self, method: _Method, request: Message, call: Call, room: _Room) -> Message:
         if method.unary is None:

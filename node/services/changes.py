@@ -124,7 +124,10 @@ def at_least(options: common_pb2.ReadOptions, since: tokens.State) -> common_pb2
     """
     wanted = tokens.State(*since.incarnation, place_of(since).reached_modseq)
     if options.min_state:
-        wanted = max(wanted, state(options.min_state, "read_options.min_state"))
+        seen = state(options.min_state, "read_options.min_state")
+        if seen.incarnation > since.incarnation:  # the caller has seen a later life already
+            raise levels.too_old()
+        wanted = max(wanted, seen)
     raised = common_pb2.ReadOptions()
     raised.CopyFrom(options)
     raised.min_state = tokens.encode_state(wanted)

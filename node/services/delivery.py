@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.shard import Replica
 from mailraft.v1 import common_pb2, delivery_pb2
-from mailraft.wire import errors, limits, tokens
+from mailraft.wire import errors, limits, observed, tokens, tracing
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Accepted, Call, Shards, to_error
@@ -80,6 +80,10 @@ class Delivery:
             *(self._propose(each, call, options) for each in proposals),
             *(self._propose_blob(each, call, options) for each in by_blob),
         )
+        level = observed.level_of(request)
+        for told in response.results:
+            for recipient in told.recipients:
+                observed.answered("recipient", level, recipient.code)
         return response
 
     def _plan(
@@ -112,9 +116,14 @@ class Delivery:
         assert proposal.content is not None
         packed = (proposal.content.packed,)
         try:
-            reply, served = await mutations.write(
-                self._shards, proposal.replica, command, call, packed, options
-            )
+            with tracing.span(
+                "commit",
+                {"shard": proposal.replica.group, "node": self._shards.node_name},
+                parent=proposal.delivery.traceparent,
+            ):
+                reply, served = await mutations.write(
+                    self._shards, proposal.replica, command, call, packed, options
+                )
             for answer, result in zip(reply.deliver.recipients, proposal.results, strict=True):
                 if answer.HasField("refusal"):
                     _refuse([result], convert.refusal(answer.refusal))

@@ -118,7 +118,8 @@ async def _at_freshest(shards: Shards, replica: Replica, count: int, call: Call)
     count = count or len(own.voters) // 2 + 1
     if count > len(own.voters):
         raise _bad("read_options.replicas", f"the shard has {len(own.voters)} voters")
-    positions = [own, *await shards.other_positions(own, replica.group, count - 1)]
+    asked = shards.other_positions(own, replica.group, count - 1, deadline_s=call.deadline_s)
+    positions = [own, *await asked]
     if len(positions) < count:
         raise errors.QuorumUnavailableError(
             f"{len(positions)} of {count} replicas of shard {replica.group} answer",
@@ -187,7 +188,7 @@ async def _wait_for(
 ) -> ReadPoint:
     # A linearizable view has every state that was ever told: one that is not in it is not of here.
     if point.consistency_met == common_pb2.CONSISTENCY_LINEARIZABLE:
-        raise _too_old()
+        raise too_old()
     deadline_s = min(call.deadline_s, shards.now_s() + CATCH_UP_MS / 1000)
     while await replica.wait_applied(deadline_s=deadline_s):
         point = replace(point, view=replica.view, index=replica.applied_index)
@@ -199,7 +200,7 @@ async def _wait_for(
         )
         if _reached(certain, account_id, wanted):
             return replace(certain, consistency_met=point.consistency_met)
-        raise _too_old()
+        raise too_old()
     raise replica.lagging("it has not seen min_state yet")
 
 
@@ -214,11 +215,12 @@ def _reached(point: ReadPoint, account_id: str, wanted: tokens.State) -> bool:
             raise
         return False  # not created here yet
     if wanted.incarnation < state.incarnation:
-        raise _too_old()
+        raise too_old()
     return (wanted.incarnation, wanted.modseq) <= (state.incarnation, state.modseq)
 
 
-def _too_old() -> errors.StateTooOldError:
+def too_old() -> errors.StateTooOldError:
+    """What a state of an earlier life is refused with."""
     return errors.StateTooOldError(
         "the state is of another life of the account, or of another store"
     )

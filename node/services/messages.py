@@ -12,7 +12,7 @@ from itertools import chain
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.interfaces import View
-from mailraft.node.mailstore import queries, search
+from mailraft.node.mailstore import queries, search, thread_queries
 from mailraft.v1 import message_pb2, message_service_pb2
 from mailraft.wire import errors, limits, tokens
 
@@ -244,7 +244,8 @@ def _page(
     account_id, count = request.account_id, validate.page_size(request.page_size)
     if not request.HasField("filter"):
         return queries.page(view, account_id, record.mailbox, order, count, cursor)
-    test, _ = compiled(view, account_id, record.mailbox, request.filter, own_record=True)
+    threads = thread_queries.ThreadKeywords(view, account_id)
+    test, _ = compiled(view, account_id, record.mailbox, request.filter, threads, own_record=True)
     by = search.Property.UID if order in _BY_UID else search.Property.RECEIVED
     query = search.Query(account_id, record.mailbox, test, [(by, order in _DESCENDING)], count)
     position = b""

@@ -11,7 +11,7 @@ from collections.abc import Callable, MutableSequence, Sequence
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.interfaces import View
-from mailraft.node.mailstore import filters, queries, search
+from mailraft.node.mailstore import filters, queries, search, thread_queries
 from mailraft.v1 import message_pb2, search_pb2
 from mailraft.wire import errors, tokens
 
@@ -53,7 +53,8 @@ class Search:
         mailbox = validate.mailbox_id(request.mailbox_id) if request.mailbox_id else 0
         if mailbox:
             queries.mailbox(at.view, request.account_id, mailbox)
-        test, reads_text = compiled(at.view, request.account_id, mailbox, asked)
+        threads = thread_queries.ThreadKeywords(at.view, request.account_id)
+        test, reads_text = compiled(at.view, request.account_id, mailbox, asked, threads)
         page_size = validate.page_size(request.page_size)
         query = search.Query(
             account_id=request.account_id,
@@ -61,13 +62,14 @@ class Search:
             test=test,
             sort=sort,
             count=TEXTS_MAX if reads_text else page_size,
+            threads=threads,
         )
         try:
             found = search.search(at.view, query, position)
         except ValueError:
             raise errors.BadPageTokenError from None
         response = search_pb2.SearchMessagesResponse(
-            state=at.state, served=at.served, examined_messages=found.examined
+            state=at.state, served=at.served, examined_messages=found.examined + threads.read
         )
         show: _Show = convert.Messages(at.view, request.account_id, shown).show
         if reads_text:
@@ -125,6 +127,7 @@ def compiled(
     account_id: str,
     mailbox: int,
     asked: search_pb2.MessageFilter | None,
+    threads: thread_queries.ThreadKeywords,
     *,
     own_record: bool = False,
 ) -> tuple[filters.Test, bool]:
@@ -137,7 +140,7 @@ def compiled(
     def check(number: int, uid_validity: int) -> None:
         queries.check_uid_validity(queries.mailbox(view, account_id, number), uid_validity)
 
-    compiler = filters.Compiler(mailbox, check, own_record=own_record)
+    compiler = filters.Compiler(mailbox, check, threads.of, own_record=own_record)
     test = compiler.compile(asked)
     return test, compiler.reads_text
 

@@ -66,7 +66,7 @@ MUTANTS = (
         3,
         "a recreated account has higher UIDVALIDITYs",
         "accounts",
-        "record.last_uid_validity = earlier.last_uid_validity",
+        "record.last_uid_validity = max(command.last_uid_validity, earlier.last_uid_validity)",
         "pass",
         "deleting_accounts::a_new_account_begins_above_the_old",
     ),

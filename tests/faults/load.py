@@ -203,6 +203,7 @@ def _read_args(level: Consistency, node: int) -> ReadArgs:
 
 
 def seen(operation: Operation, state: str) -> None:
+    """It was answered, with this state."""
     operation.end_s = time.monotonic()
     decoded = tokens.decode_state(state)
     operation.incarnation, operation.modseq = decoded.incarnation, decoded.modseq

@@ -273,6 +273,9 @@ class MemoryBackend:
     def usage(self) -> DiskUsage:
         return DiskUsage(CAPACITY_BYTES, CAPACITY_BYTES - self.approximate_bytes())
 
+    def figures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
+        return {}
+
     def approximate_bytes(self) -> int:
         return sum(
             len(key) + len(value)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,18 +62,14 @@ class Traps:
 
 
 class GuardedChild(Child):
-    """As LocalCluster starts it, under the guard, whose records are in the cluster's folder; and
-    with a second port.
-    """
+    """As LocalCluster starts it, under the guard, whose records are in the cluster's folder."""
 
     def __init__(self, name: str, arguments: Sequence[str], log_path: Path) -> None:
         super().__init__(name, arguments, log_path)
         records = log_path.parents[1] / "records"
         self._command = (*command(records, CLI, *arguments), "--with-parent")
-        (port,) = ports.choose(1)
-        self.metrics_address = f"{ports.LOOPBACK}:{port}"
-        with Path(arguments[-1]).open("a", encoding="utf-8") as config:
-            config.write(f'metrics_address = "{self.metrics_address}"\n')
+        config = tomllib.loads(Path(arguments[-1]).read_text("utf-8"))
+        self.metrics_address = str(config["metrics_address"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,11 @@ CAUGHT_UP_S = 20.0
 class Nodes:
     """Three nodes with one shard, on this loop."""
 
-    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings | None = None, *, slow_call_ms: int = 0
+    ) -> None:
         self._folder, self._settings = folder, settings or Settings()
+        self._slow_call_ms = slow_call_ms
         nodes = [
             cluster_pb2.Node(
                 id=number, name=f"n{number}", address=f"127.0.0.1:{_free_port()}", weight_milli=1000
@@ -53,6 +56,7 @@ class Nodes:
                 credentials=Insecure(),
                 consensus=self._settings,
                 registry=self.registries[number],
+                slow_call_ms=self._slow_call_ms,
             ),
             maps=ClusterMaps(self.map, number),
         )

@@ -46,6 +46,7 @@ ENTRY_POINTS = {
     "mailraft.cluster.cli": "the console script of pyproject.toml",
     "mailraft.cluster.cli.__main__": "how a local cluster starts its processes",
     "mailraft.cluster.demo": "make demo",
+    "mailraft.client.metrics": "a client's own figures, for whoever wants them",
 }
 
 

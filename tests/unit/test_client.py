@@ -278,6 +278,17 @@ async def test_the_cluster_tells_where_an_account_is(mail: AsyncClient) -> None:
     assert found.shard.id == (await mail.cluster_map()).shards[0].id
 
 
+@pytest.mark.parametrize("direct", [True, False])
+async def test_first_calls_share_a_connection(store: FakeStore, direct: bool) -> None:
+    """In whatever turn of the loop the second one comes while the first still connects."""
+    for turns in range(8):
+        async with AsyncClient(store.address, insecure=True, direct=direct) as client:
+            first = asyncio.create_task(client.capabilities())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert await client.capabilities() == await first
+
+
 async def test_close_twice_is_close_once(store: FakeStore) -> None:
     """It is idempotent, also before the first call; a closed client refuses."""
     client = AsyncClient(store.address, insecure=True)

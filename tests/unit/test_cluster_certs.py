@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailraft.cluster import certs
-from mailraft.cluster.certs import Role
 from mailraft.cluster.errors import CertificateError
+from mailraft.wire.access import Role
 
 NAMES = certs.names_of([1])
 
@@ -23,7 +23,7 @@ def _loaded(folder: Path, name: str) -> x509.Certificate:
 def test_a_cluster_gets_an_authority_and_its_certificates(tmp_path: Path) -> None:
     """Each certificate is signed by the authority, names its role, and is valid for localhost."""
     made = certs.ensure(tmp_path, NAMES, hosts=["mail.example.org"])
-    assert made == ["ca", "node-1", "router", "client", "admin"]
+    assert made == ["ca", "node-1", "router", "client", "admin", "auditor"]
     authority = _loaded(tmp_path, "ca")
     for name, role in NAMES:
         certificate = _loaded(tmp_path, name)
@@ -42,7 +42,7 @@ def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "certs"
     certs.ensure(folder, NAMES)
     keys = list(folder.glob("*.key"))
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -60,11 +60,11 @@ def test_what_does_not_fit_is_made_again(tmp_path: Path) -> None:
     certs.ensure(tmp_path, NAMES)
     (tmp_path / "client.key").unlink()
     assert certs.ensure(tmp_path, NAMES) == ["client"]
-    assert certs.ensure(tmp_path, [("client", Role.ADMIN)]) == ["client"]
+    assert certs.ensure(tmp_path, [("client", Role.OPERATOR)]) == ["client"]
     assert certs.ensure(tmp_path, [("router", Role.ROUTER)], hosts=["h"]) == ["router"]
     for name in ("ca.pem", "ca.key"):
         (tmp_path / name).unlink()
-    assert certs.ensure(tmp_path, [("admin", Role.ADMIN)]) == ["ca", "admin"]
+    assert certs.ensure(tmp_path, [("admin", Role.OPERATOR)]) == ["ca", "admin"]
 
 
 def test_a_certificate_near_its_end_is_made_again(

@@ -205,7 +205,8 @@ def test_certificates_are_made_and_listed(tmp_path: Path) -> None:
     assert "already" in _run("certs", "init", "--nodes", "1").output
     assert (tmp_path / ".mailraft/certs/node-1.key").exists()
     listed = json.loads(_run("certs", "list", "-o", "json").output)
-    assert [each["name"] for each in listed] == ["ca", "admin", "client", "node-1", "router"]
+    names = ["ca", "admin", "auditor", "client", "node-1", "router"]
+    assert [each["name"] for each in listed] == names
     assert all(each["days_left"] > 300 for each in listed)
     table = _run("certs", "list").output.splitlines()
     assert table[0].split() == ["NAME", "ROLE", "DAYS", "SHA256", "HOSTS"]

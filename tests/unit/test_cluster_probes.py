@@ -10,8 +10,8 @@ class _Process:
     """Ready or not, with its second port."""
 
     def __init__(self) -> None:
-        self.ready = False
-        self.probes = Probes(lambda: self.ready)
+        self.checks = {"serving": "it starts", "disk": ""}
+        self.probes = Probes(lambda: self.checks)
 
     async def ask(self, request: bytes) -> tuple[str, bytes]:
         """Status line and body of one request."""
@@ -39,11 +39,18 @@ async def process() -> AsyncIterator[_Process]:
 
 
 async def test_ready_follows_the_process(process: _Process) -> None:
-    """/readyz says whether calls are served, /livez only that somebody is there."""
+    """/readyz says whether calls are served, and with verbose why not; /livez only that somebody is
+    there.
+    """
+    unready = "HTTP/1.1 503 Service Unavailable"
     assert await process.get("/livez") == ("HTTP/1.1 200 OK", b"alive\n")
-    assert await process.get("/readyz") == ("HTTP/1.1 503 Service Unavailable", b"not ready\n")
-    process.ready = True
-    assert await process.get("/readyz?verbose") == ("HTTP/1.1 200 OK", b"ready\n")
+    assert await process.get("/readyz") == (unready, b"not ready\n")
+    told = b"serving: it starts\ndisk: ok\nnot ready\n"
+    assert await process.get("/readyz?verbose") == (unready, told)
+    process.checks["serving"] = ""
+    assert await process.get("/readyz") == ("HTTP/1.1 200 OK", b"ready\n")
+    told = b"serving: ok\ndisk: ok\nready\n"
+    assert await process.get("/readyz?verbose") == ("HTTP/1.1 200 OK", told)
 
 
 async def test_metrics(process: _Process) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, method
 
+from mailraft.router.attempts import TRY_TIMEOUT_S
 from mailraft.router.seek import SILENT_S
-from mailraft.router.tries import TRY_TIMEOUT_S
 from mailraft.v1 import (
     blob_pb2,
     cluster_pb2,

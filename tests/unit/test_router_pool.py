@@ -3,7 +3,8 @@
 import grpc
 import pytest
 
-from mailraft.router.pool import LostError, Node
+from mailraft.router.failures import LostError
+from mailraft.router.pool import Node
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])

@@ -209,7 +209,10 @@ class FakeNode:
     def position(self, group: int) -> Position | None:
         return self.shards[group].position()
 
-    async def other_positions(self, _own: Position, group: int, count: int) -> list[Position]:
+    async def other_positions(
+        self, _own: Position, group: int, count: int, *, deadline_s: float
+    ) -> list[Position]:
+        assert deadline_s > self.now_s()
         return self.shards[group].positions[:count]
 
     def policy(self) -> cluster_pb2.LevelPolicy:

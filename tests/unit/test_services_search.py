@@ -1,7 +1,7 @@
 import pytest
 from tests.unit.test_services_node import ALICE, Calls, item, pages, refusal, request_id, running
 
-from mailraft.node.mailstore import filters, search
+from mailraft.node.mailstore import filters, search, thread_queries
 from mailraft.v1 import (
     change_pb2,
     common_pb2,
@@ -288,10 +288,6 @@ async def test_searches_that_are_refused() -> None:
         for fields, kind in (
             ({"filter": text(99, "x")}, errors.BadFieldError),
             ({"filter": text(search_pb2.TEXT_FIELD_BODY, "")}, errors.BadFieldError),
-            (
-                {"filter": Filter(all_in_thread_have_keyword="$seen")},
-                errors.FilterUnsupportedError,
-            ),
             ({"collapse_threads": True}, errors.FilterUnsupportedError),
             ({"filter": Filter()}, errors.BadFieldError),
             ({"filter": Filter(any_of=several())}, errors.BadFieldError),
@@ -317,6 +313,43 @@ async def test_searches_that_are_refused() -> None:
             assert isinstance(error, kind), (fields, error)
         deep = Request(account_id=ALICE, filter=nested(filters.LEVELS_MAX))
         assert len((await calls.messages.SearchMessages(deep)).messages) == len(MAILS)
+
+
+@pytest.mark.parametrize("sort", [[], [search_pb2.SortKey(property=search_pb2.SORT_PROPERTY_SIZE)]])
+async def test_keywords_of_the_whole_thread(
+    sort: list[search_pb2.SortKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All, some or none of a thread's messages, this one and those in other mailboxes included,
+    have a keyword (RFC 8621 section 4.4.1): also when a page reads few threads, and with a text.
+    """
+    monkeypatch.setattr(search, "EXAMINED_MAX", 3)
+    async with running() as (_, calls):
+        names, inbox, other = await filled(calls)
+        elsewhere = [message_pb2.MailboxTarget(mailbox_id=other)]
+        for thread, keywords in {"mixed": [["$seen"], []], "read": [["$seen"], ["$seen"]]}.items():
+            for number, (each, targets) in enumerate(zip(keywords, ([], elsewhere), strict=True)):
+                raw = mail(number, "x", **{"Message-ID": f"<{thread}{number}@x>"})
+                if number:
+                    raw = mail(number, "x", References=f"<{thread}0@x>")
+                stored = await calls.append(
+                    ALICE, item(raw, internal_time_ms=DAY_MS, keywords=each, targets=targets)
+                )
+                names[stored.messages[0].message_id] = f"{thread}{number}"
+        weekly = text(search_pb2.TEXT_FIELD_BODY, "xxxx")
+        unseen = Filter(none_in_thread_have_keyword="$seen")
+        for asked, expected in (
+            (Filter(all_in_thread_have_keyword="$SEEN"), "lunch invoice read0"),
+            (Filter(some_in_thread_have_keyword="$seen"), "lunch invoice mixed0 read0"),
+            (unseen, "reply photos lists"),
+            (Filter(all_of=several(weekly, unseen)), "reply lists"),
+        ):
+            request = Request(account_id=ALICE, mailbox_id=inbox, filter=asked, sort=sort)
+            assert sorted(await found(calls, request, names)) == sorted(expected.split()), asked
+        monkeypatch.setattr(thread_queries, "READ_MAX", 1)
+        error = await refusal(
+            calls.messages.SearchMessages(Request(account_id=ALICE, filter=unseen))
+        )
+        assert isinstance(error, errors.FilterUnsupportedError)
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,17 @@ class Delivery(_message.Message):
     DERIVED_FIELD_NUMBER: _builtins.int
     INTERNAL_TIME_MS_FIELD_NUMBER: _builtins.int
     RECIPIENTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """One a delivery and not one a call, since clients and routers regroup
     deliveries on their way. Remembered for each recipient's account.
     """
     internal_time_ms: _builtins.int
     """0: the leader's time."""
+    traceparent: _builtins.str
+    """W3C Trace Context of whoever delivers, if that is traced: one a delivery, as
+    request_id is. It has no part in what is stored.
+    """
     @_builtins.property
     def content(self) -> Global___Content:
         """May be absent if every recipient has a blob_id."""
@@ -157,10 +162,11 @@ class Delivery(_message.Message):
         derived: _message_pb2.Derived | None = ...,
         internal_time_ms: _builtins.int = ...,
         recipients: _abc.Iterable[Global___Recipient] | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "derived", b"derived"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "derived", b"derived", "internal_time_ms", b"internal_time_ms", "recipients", b"recipients", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "derived", b"derived", "internal_time_ms", b"internal_time_ms", "recipients", b"recipients", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -146,8 +146,9 @@ class MessageFilter(_message.Message):
     modseq_min: _builtins.int
     """Message.modseq is at least this (MODSEQ, RFC 7162 section 3.1.5)."""
     all_in_thread_have_keyword: _builtins.str
-    """Conditions on the other messages of the thread (RFC 8621 section 4.4.1):
-    all, some or none have this keyword. Not answered yet: FILTER_UNSUPPORTED.
+    """All, some or none of the messages of the thread, this one included, have this
+    keyword (RFC 8621 section 4.4.1). In SearchMessages only, and of 10,000 messages
+    a page at most: FILTER_UNSUPPORTED for threads that are longer together.
     """
     some_in_thread_have_keyword: _builtins.str
     none_in_thread_have_keyword: _builtins.str

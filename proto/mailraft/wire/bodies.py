@@ -77,6 +77,11 @@ def zstd_payload(packed: bytes) -> bytes | None:
     return payload if codec == _ZSTD else None
 
 
+def check(packed: bytes) -> None:
+    """Raises BodyCorruptError when a bit of it changed; opens nothing."""
+    _check(packed)
+
+
 def _frame(codec: int, payload: bytes) -> bytes:
     return _HEADER.pack(_FORMAT, codec, 0, 0, google_crc32c.value(payload)) + payload
 

@@ -86,31 +86,67 @@ class Credentials:
     name: str
 
     def channel(self) -> grpc.ChannelCredentials:
-        """Trust ca.pem only, and show our certificate."""
+        """Trust ca.pem only (it may hold two authorities), and show our certificate."""
         authority, certificate, key = self._read()
         return grpc.ssl_channel_credentials(authority, key, certificate)
 
-    def server(self, *, require_client_certificate: bool = True) -> grpc.ServerCredentials:
-        """Mutual TLS: without a certificate that ca.pem signed nobody gets in."""
-        authority, certificate, key = self._read()
-        return grpc.ssl_server_credentials(
-            [(key, certificate)],
-            root_certificates=authority,
-            require_client_auth=require_client_certificate,
+    def server(self) -> grpc.ServerCredentials:
+        """Mutual TLS: without a certificate that ca.pem signed nobody gets in.
+
+        Files that change count from the next connection on; while they cannot be read, or change
+        at this moment, those before them do.
+        """
+        stamp = self.stamp()
+        first = self._configuration()
+
+        def newer() -> grpc.ServerCertificateConfiguration | None:  # on a thread of gRPC
+            nonlocal stamp
+            found = self.stamp()
+            if not found or found == stamp:
+                return None
+            try:
+                configuration = self._configuration()
+            except OSError:
+                return None
+            if self.stamp() != found:
+                return None
+            stamp = found
+            return configuration
+
+        return grpc.dynamic_ssl_server_credentials(
+            first,
+            newer,  # type: ignore[arg-type]  # None is: no other than before
+            require_client_authentication=True,
         )
 
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Differs when the files do; empty while one of them is not there."""
+        try:
+            found = [path.stat() for path in self._paths()]
+        except OSError:
+            return ()
+        return tuple((each.st_ino, each.st_mtime_ns) for each in found)
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        authority, certificate, key = self._read()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+
     def _read(self) -> tuple[bytes, bytes, bytes]:
+        authority, certificate, key = self._paths()
+        return authority.read_bytes(), certificate.read_bytes(), key.read_bytes()
+
+    def _paths(self) -> tuple[Path, Path, Path]:
         folder = Path(self.folder)
-        return (
-            (folder / "ca.pem").read_bytes(),
-            (folder / f"{self.name}.pem").read_bytes(),
-            (folder / f"{self.name}.key").read_bytes(),
-        )
+        return folder / "ca.pem", folder / f"{self.name}.pem", folder / f"{self.name}.key"
 
 
 @dataclass(frozen=True, slots=True)
 class Insecure:
     """Plain text, as `--insecure` asks: loopback addresses only."""
+
+    def stamp(self) -> tuple[()]:
+        """There is nothing that could change."""
+        return ()
 
 
 AnyCredentials = Credentials | Insecure

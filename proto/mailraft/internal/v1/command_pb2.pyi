@@ -214,11 +214,18 @@ class CreateAccount(_message.Message):
     QUOTA_MESSAGES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    RESTORE_EPOCH_FIELD_NUMBER: _builtins.int
+    LAST_UID_VALIDITY_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     quota_bytes: _builtins.int
     quota_messages: _builtins.int
     undelete_window_ms: _builtins.int
     """As AccountRecord.undelete_window_ms."""
+    restore_epoch: _builtins.int
+    """Of an account that lived in another cluster: above its restore epoch there, and its last
+    UIDVALIDITY. Proposed only where every node knows them (BackupService.CreateRestored).
+    """
+    last_uid_validity: _builtins.int
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Attribute]: ...
     def __init__(
@@ -229,10 +236,12 @@ class CreateAccount(_message.Message):
         quota_messages: _builtins.int = ...,
         attributes: _abc.Iterable[_record_pb2.Attribute] | None = ...,
         undelete_window_ms: _builtins.int = ...,
+        restore_epoch: _builtins.int = ...,
+        last_uid_validity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attributes", b"attributes", "last_uid_validity", b"last_uid_validity", "quota_bytes", b"quota_bytes", "quota_messages", b"quota_messages", "restore_epoch", b"restore_epoch", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,6 +140,7 @@ class ExchangeRequest(_message.Message):
     ENVELOPES_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First frame of a stream and only there."""
@@ -150,6 +151,10 @@ class ExchangeRequest(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def heartbeat_ack(self) -> Global___HeartbeatAck: ...
+    @_builtins.property
+    def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryTrace]:
+        """Whose calls wait for entries of this frame, where they are traced. It has no meaning for Raft."""
+
     def __init__(
         self,
         *,
@@ -157,14 +162,43 @@ class ExchangeRequest(_message.Message):
         envelopes: _abc.Iterable[Global___Envelope] | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         heartbeat_ack: Global___HeartbeatAck | None = ...,
+        traces: _abc.Iterable[Global___EntryTrace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "heartbeat_ack", b"heartbeat_ack", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelopes", b"envelopes", "heartbeat", b"heartbeat", "heartbeat_ack", b"heartbeat_ack", "hello", b"hello"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelopes", b"envelopes", "heartbeat", b"heartbeat", "heartbeat_ack", b"heartbeat_ack", "hello", b"hello", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeRequest: _TypeAlias = ExchangeRequest  # noqa: Y015
+
+@_typing.final
+class EntryTrace(_message.Message):
+    """One traced command in an entry of the same frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    index: _builtins.int
+    traceparent: _builtins.str
+    """W3C Trace Context."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        index: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "index", b"index", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EntryTrace: _TypeAlias = EntryTrace  # noqa: Y015
 
 @_typing.final
 class ExchangeResponse(_message.Message):

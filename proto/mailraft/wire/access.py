@@ -1,0 +1,253 @@
+"""Who may call what: one table of RPC to roles, and the interceptor that goes by it on every port.
+
+A role is the OU of a certificate that the cluster's authority signed. Only a router may say on
+whose behalf it calls (PRINCIPAL_KEY); the table then counts for both. What is not in the table is
+refused to everybody. Plain text (--insecure, loopback only) knows no roles: everybody is believed.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from mailraft.wire import errors
+
+if TYPE_CHECKING:
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    Interceptor = grpc.aio.ServerInterceptor
+
+PRINCIPAL_KEY = "x-mailraft-principal"  # role/name
+
+
+class Role(enum.StrEnum):
+    """Who presents a certificate: its OU."""
+
+    NODE = "node"
+    ROUTER = "router"
+    SERVICE = "service"
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+    @property
+    def serves(self) -> bool:
+        """True if others connect to it."""
+        return self in (Role.NODE, Role.ROUTER)
+
+
+# What release 0.1.0 called them; its certificates stay valid until they expire.
+_OLD_NAMES = {"client": Role.SERVICE, "admin": Role.OPERATOR}
+EVERYBODY = frozenset(Role)
+_MAIL = frozenset({Role.ROUTER, Role.SERVICE, Role.OPERATOR})
+_OPERATE = frozenset({Role.OPERATOR})
+_LOOK = frozenset({Role.OPERATOR, Role.AUDITOR})
+_MEMBERS = frozenset({Role.NODE})
+
+# By service, and what calls to it go by; a call that differs is named below it.
+_MAIL_CALLS = {
+    "AccountService": "CreateAccount GetAccount ListAccounts UpdateAccount DeleteAccount",
+    "MailboxService": "CreateMailbox GetMailbox ListMailboxes UpdateMailbox DeleteMailbox",
+    "MessageService": (
+        "DeliverMessages AppendMessages GetMessage BatchGetMessages BatchGetThreads ListMessages "
+        "ListUids SearchMessages ModifyKeywords UpdateMemberships MoveMessages CopyMessages "
+        "ExpungeMessages UndeleteMessages ListChanges ListMailboxChanges Watch WatchShard "
+        "WaitCommitted"
+    ),
+    "BlobService": "GetBlob UploadBlob DownloadBlob GetStructure",
+    "BatchService": "Execute",
+}
+_LOOKING = {
+    "AdminService": "GetClusterStatus GetSettings",
+    "JobService": "GetJob ListJobs WatchJob",
+}
+_OPERATING = {
+    "AdminService": (
+        "AddNode DrainNode UndrainNode DecommissionNode RemoveNode TransferLeadership MoveShard "
+        "Rebalance FinalizeUpgrade UpdateSettings"
+    ),
+    "JobService": "StartJob CancelJob",
+}
+_CLUSTER = {
+    "ClusterService": (
+        "GetClusterMap WatchClusterMap ListNodes GetShard ListShards Locate GetCapabilities"
+    ),
+}
+_INTERNAL_MEMBERS = {
+    "PeerService": "Exchange InstallSnapshot GetDigests GetPosition",
+    "ControlService": "Report ChangeMembers HandOver",
+}
+_INTERNAL_LOOKING = {"AuditService": "AuditBodies"}
+_INTERNAL_OPERATING = {
+    "BackupService": "ReadShard ReadLog CreateRestored",
+}
+_COMMON = {
+    "grpc.health.v1.Health": "Check List Watch",
+    "grpc.reflection.v1alpha.ServerReflection": "ServerReflectionInfo",
+}
+
+
+def _paths(package: str, calls: Mapping[str, str]) -> Iterable[str]:
+    return (f"/{package}{service}/{name}" for service in calls for name in calls[service].split())
+
+
+TABLE: Mapping[str, frozenset[Role]] = {
+    **dict.fromkeys(_paths("mailraft.v1.", _MAIL_CALLS), _MAIL),
+    **dict.fromkeys(_paths("mailraft.v1.", _CLUSTER), EVERYBODY),
+    **dict.fromkeys(_paths("mailraft.v1.", _LOOKING), _LOOK),
+    **dict.fromkeys(_paths("mailraft.v1.", _OPERATING), _OPERATE),
+    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_MEMBERS), _MEMBERS),
+    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_LOOKING), _LOOK),
+    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_OPERATING), _OPERATE),
+    **dict.fromkeys(_paths("", _COMMON), EVERYBODY),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: the role and the name (CN) of a certificate."""
+
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role}/{self.name}"
+
+
+def role_of(unit: str) -> Role | None:
+    """The role that an OU names; None: no role of ours."""
+    try:
+        return _OLD_NAMES.get(unit) or Role(unit)
+    except ValueError:
+        return None
+
+
+_caller: ContextVar[Principal | None] = ContextVar("mailraft_principal", default=None)
+
+
+def metadata() -> tuple[tuple[str, str], ...]:
+    """What a router adds to a call that it forwards for one caller (of many together: nothing)."""
+    caller = _caller.get()
+    return () if caller is None else ((PRINCIPAL_KEY, str(caller)),)
+
+
+# An OU in a subject as RFC 4514 writes it: a comma within a value has a backslash before it.
+_UNIT = re.compile(r"(?:^|(?<!\\),)OU=([a-z]+)(?=,|$)")
+
+
+def authenticated(context: Any) -> Principal | None:
+    """Whose certificate a call came with; None: plain text, so nobody's.
+
+    Raises CredentialsInvalidError for a certificate that names no role, or more than one.
+    """
+    shown: Mapping[str, Iterable[bytes]] = context.auth_context()
+    names = [each.decode("utf-8", "replace") for each in shown.get("x509_common_name", ())]
+    subjects = [each.decode("utf-8", "replace") for each in shown.get("x509_subject", ())]
+    if not names and not subjects:
+        if shown.get("transport_security_type", [b""]) == [b"ssl"]:
+            raise errors.CredentialsMissingError("no certificate was shown")
+        return None
+    units = _UNIT.findall(subjects[0]) if len(subjects) == 1 else []
+    role = role_of(units[0]) if len(units) == 1 else None
+    if role is None or len(names) != 1:
+        raise errors.CredentialsInvalidError("the certificate names no role of mailraft")
+    return Principal(role, names[0])
+
+
+def admitted(method: str, context: Any) -> Principal | None:
+    """On whose behalf a call may go on. Raises CredentialsInvalidError, MethodNotAllowedError."""
+    caller = authenticated(context)
+    if caller is None:
+        return None
+    told = [value for key, value in context.invocation_metadata() or () if key == PRINCIPAL_KEY]
+    if told:
+        if caller.role is not Role.ROUTER or len(told) != 1:
+            raise errors.MethodNotAllowedError(f"{PRINCIPAL_KEY} is for a router to set, once")
+        unit, _, name = str(told[0]).partition("/")
+        role = role_of(unit)
+        if role is None:
+            raise errors.MethodNotAllowedError(f"{PRINCIPAL_KEY} names no role")
+        caller = Principal(role, name)
+    if caller.role not in TABLE.get(method, ()):
+        raise errors.MethodNotAllowedError(f"{method} is not for the role {caller.role}")
+    return caller
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a call that is recorded: every refusal, and every action of an operator."""
+
+    method: str
+    caller: Principal | None  # None: not known
+    peer: str  # its address, as gRPC writes it
+    refused: str = ""  # why; empty: it was let through
+
+
+class Guard(Interceptor):
+    """Lets through what TABLE allows; `record` is told of it, and is quick and does not raise."""
+
+    def __init__(self, record: Callable[[Decision], None]) -> None:
+        self._record = record
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # nothing is served by this name
+        inner: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        method: str = handler_call_details.method
+        wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
+        guarded = wrap(method, inner)
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _coroutine(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(request: Any, context: Any) -> Any:
+            await self._admit(method, context)
+            return await inner(request, context)
+
+        return guarded
+
+    def _generator(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            await self._admit(method, context)
+            async for response in inner(request, context):
+                yield response
+
+        return guarded
+
+    async def _admit(self, method: str, context: Any) -> None:
+        try:
+            caller = admitted(method, context)
+        except errors.MailraftError as error:
+            self._record(Decision(method, _named(context), context.peer(), error.message))
+            await errors.abort(context, error)
+        _caller.set(caller)  # gRPC runs each call in a task of its own: nothing to put back
+        if TABLE.get(method) == _OPERATE:
+            self._record(Decision(method, caller, context.peer()))
+
+
+def _named(context: Any) -> Principal | None:
+    try:
+        return authenticated(context)
+    except errors.MailraftError:
+        return None

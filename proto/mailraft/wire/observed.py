@@ -1,0 +1,224 @@
+"""One call as its server sees it: what it asked for, how long it took, what it waited for.
+
+An interceptor begins a ServedCall for each call; whoever makes it wait says so
+(`waited("flush", 0.2)`), wherever that is in the code; at its end watchers are told. So metrics,
+slow log and log lines know of calls, and no handler knows of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from mailraft.v1 import common_pb2
+from mailraft.wire import tracing
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+_PACKAGE = "/mailraft.v1."
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+@dataclass(slots=True)
+class ServedCall:
+    """`waits`: seconds by what was waited for; of parts that ran beside each other the longest."""
+
+    method: str  # MessageService/GetMessage
+    request: Any = None  # None: of a stream
+    level: str = "none"
+    streaming: bool = False
+    code: str = "OK"
+    took_s: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict)
+    # Parts that have an answer of their own: how many, by kind, level and code.
+    items: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    shard: int | None = None
+    trace_id: str = ""
+    _longest_s: float = 0.0
+
+    @property
+    def request_id(self) -> str:
+        """What its caller would repeat it by, in hex; of many deliveries the first one's."""
+        request = self.request
+        for delivery in getattr(request, "deliveries", ())[:1]:
+            request = delivery
+        found: bytes = getattr(request, "request_id", b"")
+        return found.hex()
+
+    def waited(self, reason: str, wait_s: float) -> None:
+        self.waits[reason] = max(wait_s, self.waits.get(reason, 0.0))
+
+    def committed(self, shard: int, waits: dict[str, float]) -> None:
+        """What the stages of one entry took; those of the slowest entry of a call count."""
+        total_s = sum(waits.values())
+        if total_s >= self._longest_s:
+            self._longest_s, self.shard = total_s, shard
+            self.waits.update(waits)
+
+
+_current: ContextVar[ServedCall | None] = ContextVar("mailraft_served_call", default=None)
+
+
+def current() -> ServedCall | None:
+    """The call that is being served here, if any."""
+    return _current.get()
+
+
+def waited(reason: str, wait_s: float) -> None:
+    """The call that is being served waited for something."""
+    call = _current.get()
+    if call is not None:
+        call.waited(reason, wait_s)
+
+
+@contextmanager
+def waiting(reason: str, now: Callable[[], float]) -> Iterator[None]:
+    """Around a wait, by any clock."""
+    began_s = now()
+    try:
+        yield
+    finally:
+        waited(reason, now() - began_s)
+
+
+def answered(kind: str, level: str, code: int) -> None:
+    """A part of the call that is being served has its own answer: a gRPC code by its number."""
+    call = _current.get()
+    if call is not None:
+        call.items[kind, level, _CODES.get(code, "UNKNOWN")] += 1
+
+
+Watcher = Callable[[ServedCall], None]
+
+
+class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class at run time takes any
+    """Tells watchers of every call when it ends, and of streams also when they begin.
+
+    Put first, it sees the refusals of those behind it. Watchers are quick and do not raise.
+    """
+
+    def __init__(self, ended: Sequence[Watcher], stream_began: Sequence[Watcher] = ()) -> None:
+        self._ended, self._stream_began = tuple(ended), tuple(stream_began)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # Handler | None, which grpc-stubs does not know
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # an unknown method: what strangers make up is nobody's label
+        return self._watched(_short(handler_call_details.method), handler)
+
+    def _watched(self, method: str, handler: Handler) -> Handler:
+        inner: Any = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+        streaming = handler.request_streaming or handler.response_streaming
+        if inspect.isasyncgenfunction(inner):
+            watched = self._generator(method, inner)
+        elif inspect.iscoroutinefunction(inner):
+            watched = self._coroutine(method, inner, streaming=streaming)
+        else:
+            return handler
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(watched, handler.request_deserializer, handler.response_serializer)
+
+    def _coroutine(
+        self, method: str, inner: Callable[..., Any], *, streaming: bool
+    ) -> Callable[..., Any]:
+        async def watched(request: Any, context: Any) -> Any:
+            call = self._begin(method, request, streaming=streaming)
+            began_s = time.monotonic()
+            try:
+                with tracing.served(method, context):
+                    call.trace_id = tracing.trace_id()
+                    return await inner(request, context)
+            except BaseException as error:
+                call.code = _code(error, context)
+                raise
+            finally:
+                self._end(call, began_s)
+
+        return watched
+
+    def _generator(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        async def watched(request: Any, context: Any) -> AsyncIterator[Any]:
+            call = self._begin(method, request, streaming=True)
+            began_s = time.monotonic()
+            try:
+                async for response in inner(request, context):
+                    yield response
+            except BaseException as error:
+                call.code = _code(error, context)
+                raise
+            finally:
+                self._end(call, began_s)
+
+        return watched
+
+    def _begin(self, method: str, request: Any, *, streaming: bool) -> ServedCall:
+        call = ServedCall(method, streaming=streaming)
+        if streaming:
+            for watcher in self._stream_began:
+                watcher(call)
+        else:
+            call.request, call.level = request, level_of(request)
+        _current.set(call)  # gRPC runs each call in a task of its own: nothing to put back
+        return call
+
+    def _end(self, call: ServedCall, began_s: float) -> None:
+        call.took_s = time.monotonic() - began_s
+        for watcher in self._ended:
+            watcher(call)
+
+
+def level_of(request: Any) -> str:
+    """What a request asks for, in lower case; default: it leaves that to the cluster."""
+    options = getattr(request, "read_options", None)
+    if options is not None:
+        return _level(common_pb2.Consistency, "CONSISTENCY_", options.consistency)
+    options = getattr(request, "write_options", None)
+    if options is not None:
+        return _level(common_pb2.AckLevel, "ACK_LEVEL_", options.ack)
+    return "none"
+
+
+def _level(kind: Any, prefix: str, number: int) -> str:
+    if not number:
+        return "default"
+    try:
+        name: str = kind.Name(number)
+    except ValueError:  # a number that somebody made up
+        return "unknown"
+    return name.removeprefix(prefix).lower()
+
+
+def _short(path: str) -> str:
+    return path.removeprefix(_PACKAGE).removeprefix("/")
+
+
+def _code(error: BaseException, context: Any) -> str:
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "CANCELLED"
+    code = context.code()
+    name = code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, "UNKNOWN")
+    return "UNKNOWN" if name == "OK" else name

@@ -1,0 +1,222 @@
+"""Who gets in, and what each role may call: by the table, on every port of real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import importlib
+import json
+import pkgutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from prometheus_client import CollectorRegistry
+
+import mailraft.internal.v1
+import mailraft.v1
+from mailraft.cluster import certs, mapfile
+from mailraft.cluster.control.member import Member
+from mailraft.cluster.maps import ClusterMaps
+from mailraft.node.server import NodeOptions
+from mailraft.router import service
+from mailraft.v1 import account_pb2, cluster_pb2
+from mailraft.wire import errors
+from mailraft.wire.access import PRINCIPAL_KEY, TABLE, Principal, Role, role_of
+from mailraft.wire.credentials import Credentials, open_channel
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+NAMES = {
+    Role.NODE: "node-1",
+    Role.ROUTER: "router",
+    Role.SERVICE: "client",
+    Role.OPERATOR: "admin",
+    Role.AUDITOR: "auditor",
+}
+ANSWER_S = 1.5  # of a stream that stays open; what is refused is refused at once
+CALLS_AT_ONCE = 16
+NOT_FOR_ROLE = "is not for the role"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """A node and a router in this process, with certificates."""
+
+    folder: Path
+    addresses: dict[str, str]
+
+    @property
+    def certs(self) -> Path:
+        return self.folder / "certs"
+
+    def audited(self, port: str) -> list[dict[str, Any]]:
+        lines = (self.folder / f"{port}.audit.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ports]:
+    """Both serve, each with an audit log of its own."""
+    folder = tmp_path_factory.mktemp("roles")
+    certs.ensure(folder / "certs", certs.names_of([1]))
+    only = cluster_pb2.Node(id=1, name="n1", address="127.0.0.1:0", weight_milli=1000)
+    found = mapfile.make([only], 1)
+    options = NodeOptions(
+        data_dir=folder / "data",
+        listen_address="127.0.0.1:0",
+        credentials=Credentials(folder / "certs", "node-1"),
+        registry=CollectorRegistry(),
+        audit_file=folder / "node.audit.jsonl",
+    )
+    node = Member(options, ClusterMaps(found, 1))
+    found.nodes[0].address = await node.start()
+    router = await service.serve(
+        found,
+        Credentials(folder / "certs", "router"),
+        "127.0.0.1:0",
+        audit_file=folder / "router.audit.jsonl",
+    )
+    at = {"node": found.nodes[0].address, "router": f"127.0.0.1:{router.port}"}
+    yield Ports(folder, at)
+    await router.stop(drain_s=0, grace_s=0.1)
+    await node.stop(0.1)
+
+
+def described() -> Iterator[str]:
+    """Every RPC of every service that there is a descriptor of."""
+    files = [health_pb2, reflection_pb2]
+    for package in (mailraft.v1, mailraft.internal.v1):
+        names = [each.name for each in pkgutil.iter_modules(package.__path__)]
+        files += [
+            importlib.import_module(f"{package.__name__}.{name}")
+            for name in names
+            if name.endswith("_pb2")
+        ]
+    for file in files:
+        for service_ in file.DESCRIPTOR.services_by_name.values():
+            for method in service_.methods:
+                yield f"/{service_.full_name}/{method.name}"
+
+
+async def answer(channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str]) -> str:
+    """How an empty request is answered: CODE details; of a stream that goes on: OK."""
+    untyped: Any = channel
+    aio: Any = grpc.aio  # its stubs do not know EOF
+    call = untyped.stream_stream(path)(iter([b""]), timeout=ANSWER_S, metadata=metadata)
+    try:
+        if await call.read() is not aio.EOF:
+            return "OK"
+        return f"{(await call.code()).name} {await call.details()}"
+    except grpc.aio.AioRpcError as error:
+        return f"{error.code().name} {error.details()}"
+    finally:
+        call.cancel()
+
+
+async def test_every_call_is_in_the_table() -> None:
+    """And nothing else is."""
+    assert sorted(described()) == sorted(TABLE)
+
+
+async def test_each_role_may_call_what_the_table_says(ports: Ports) -> None:
+    """On both ports, all cells; the matrix is printed (-s)."""
+    at_once = asyncio.Semaphore(CALLS_AT_ONCE)
+    cells: dict[tuple[str, str, Role], str] = {}
+
+    async def ask(port: str, channel: grpc.aio.Channel, path: str, role: Role) -> None:
+        async with at_once:
+            cells[port, path, role] = await answer(channel, path)
+
+    for port, address in ports.addresses.items():
+        for role, name in NAMES.items():
+            async with open_channel(address, Credentials(ports.certs, name)) as channel:
+                await asyncio.gather(*(ask(port, channel, path, role) for path in TABLE))
+    print(f"\n{'node / router':<58}", *(f"{role:<8}" for role in Role))
+    for path in TABLE:
+        rows = [[_cell(cells[port, path, role]) for role in Role] for port in ports.addresses]
+        print(f"{path[1:]:<58}", *(f"{'/'.join(both):<8}" for both in zip(*rows, strict=True)))
+    for (port, path, role), told in cells.items():
+        if port == "router" and ".internal." in path:
+            assert told.startswith("UNIMPLEMENTED"), path  # it serves none of these
+            continue
+        refused = told.startswith("PERMISSION_DENIED") and NOT_FOR_ROLE in told
+        assert refused is (role not in TABLE[path]), (port, path, role, told)
+
+
+def _cell(told: str) -> str:
+    if told.startswith("UNIMPLEMENTED"):
+        return "-"
+    return "no" if NOT_FOR_ROLE in told else "yes"
+
+
+async def test_only_a_router_speaks_for_another(ports: Ports) -> None:
+    """And what it speaks for must be allowed as well; nobody gains by saying who they are."""
+    settings = "/mailraft.v1.AdminService/GetSettings"
+    operator = (PRINCIPAL_KEY, "operator/admin")
+    for role, name in NAMES.items():
+        async with open_channel(ports.addresses["node"], Credentials(ports.certs, name)) as channel:
+            told = await answer(channel, settings, operator)
+            assert ("for a router to set" not in told) is (role is Role.ROUTER), (role, told)
+            if role is Role.ROUTER:
+                assert "PERMISSION_DENIED" not in told
+                for other in ("service/client", "nobody/x", ""):
+                    refused = await answer(channel, settings, (PRINCIPAL_KEY, other))
+                    assert refused.startswith("PERMISSION_DENIED"), other
+
+
+async def test_no_other_certificate_gets_in(ports: Ports, tmp_path: Path) -> None:
+    """None, an expired one, one of another authority, one without a role: on every port."""
+    foreign = tmp_path / "foreign"
+    certs.ensure(foreign, certs.names_of([1]))
+    (foreign / "ca.pem").write_bytes((ports.certs / "ca.pem").read_bytes())
+    past = dt.timedelta(days=-1)
+    expired = certs.issue(ports.certs, "expired", Role.SERVICE, lasts=past, into=tmp_path)
+    (expired / "ca.pem").write_bytes((ports.certs / "ca.pem").read_bytes())
+    authority = grpc.ssl_channel_credentials((ports.certs / "ca.pem").read_bytes())
+    override = (("grpc.ssl_target_name_override", "mailraft"),)
+    for port, address in ports.addresses.items():
+        channels = {
+            "none": grpc.aio.secure_channel(address, authority, override),
+            "foreign": open_channel(address, Credentials(foreign, "client")),
+            "expired": open_channel(address, Credentials(expired, "expired")),
+            "plain": grpc.aio.insecure_channel(address),
+        }
+        for kind, channel in channels.items():
+            async with channel:
+                told = await answer(channel, "/mailraft.v1.ClusterService/GetClusterMap")
+                assert told.split()[0] in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, (port, kind, told)
+
+
+async def test_refusals_and_actions_are_audited(ports: Ports) -> None:
+    """With who, what and why; and no word of what was asked."""
+    request = account_pb2.GetAccountRequest(account_id="somebody@example.org").SerializeToString()
+    for name, path, body in (
+        ("auditor", "/mailraft.v1.AccountService/GetAccount", request),
+        ("admin", "/mailraft.v1.AdminService/MoveShard", b""),
+    ):
+        async with open_channel(ports.addresses["node"], Credentials(ports.certs, name)) as channel:
+            untyped: Any = channel
+            with pytest.raises(grpc.aio.AioRpcError):
+                await untyped.unary_unary(path)(body, timeout=ANSWER_S)
+    refused, allowed = ports.audited("node")[-2:]
+    assert (refused["outcome"], refused["caller"]) == ("refused", "auditor/auditor")
+    assert refused["method"] == "mailraft.v1.AccountService/GetAccount"
+    assert NOT_FOR_ROLE in refused["reason"]
+    assert (allowed["outcome"], allowed["caller"]) == ("allowed", "operator/admin")
+    assert "somebody" not in (ports.folder / "node.audit.jsonl").read_text()
+
+
+async def test_certificates_of_the_last_release_keep_their_roles() -> None:
+    """It called them client and admin."""
+    assert role_of("client") is Role.SERVICE
+    assert role_of("admin") is Role.OPERATOR
+    assert role_of("root") is None
+    assert str(Principal(Role.SERVICE, "imap")) == "service/imap"
+    assert issubclass(errors.MethodNotAllowedError, errors.PermissionDeniedError)
