@@ -9,6 +9,7 @@ Two ways, by the order that is asked:
            the last one told are kept. Refused where the scope has more than SORTED_MAX messages.
 
 In a search over all mailboxes, a message shows where its membership of the lowest mailbox is.
+With collapsed threads one shows if no other match of its thread comes before it (collapse.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import enum
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import merge, nsmallest
 from itertools import islice
+from typing import Any
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
@@ -27,6 +29,7 @@ from mailraft.node.interfaces import View
 
 from . import queries, thread_queries, visible
 from .account_change import prefix_of
+from .collapse import Collapse
 from .filters import Candidate, Test, address_text, folded, unsupported
 
 EXAMINED_MAX = 2_000  # messages that a walked page looks at: about 50 ms of a node's time
@@ -59,6 +62,7 @@ class Property(enum.IntEnum):
 
 
 SortKey = tuple[Property, bool]  # descending?
+_Records = list[record_pb2.MessageRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ class Query:
     test: Test
     sort: Sequence[SortKey]
     count: int
-    threads: thread_queries.ThreadKeywords | None = None  # what the test asks, if it does
+    threads: thread_queries.Threads | None = None  # what the test asks, if it does
+    collapse: bool = False  # to the first match of each thread, with threads only
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,9 @@ class Found:
     positions: list[bytes]  # of each: where a page that ends with it goes on
     examined: int
     following: bytes  # where the next page goes on; empty: all was looked at
+    # With collapsed threads, by message: those of its thread before it of which the test does not
+    # know. If one of them matches, this one does not show.
+    rivals: dict[int, _Records] = field(default_factory=dict)
 
 
 def search(view: View, query: Query, position: bytes = b"") -> Found:
@@ -114,25 +122,48 @@ def _walk(view: View, query: Query, by_uid: bool, descending: bool, position: by
         raise ValueError("not a position of this search")
     messages: list[record_pb2.MessageRecord] = []
     positions: list[bytes] = []
+    rivals: dict[int, _Records] = {}
+    collapse = _collapse(query, lambda each: _walked_key(each.record, query, by_uid, descending))
     examined, last = 0, b""
     rows = _walked_rows(view, prefix, query, by_uid, descending, position)
     while chunk := list(islice(rows, _ROWS_AT_ONCE)):
         records = queries.pointed_at(view, prefix, [target for *_, target in chunk], without)
         for (time_ms, mailbox, uid, _), record in zip(chunk, records, strict=True):
             if len(messages) >= query.count or examined >= EXAMINED_MAX:
-                return Found(messages, positions, examined, following=last)
+                return Found(messages, positions, examined, last, rivals)
             if last and _costs_too_much(query.threads, record.thread):
-                return Found(messages, positions, examined, following=last)
+                return Found(messages, positions, examined, last, rivals)
             last = _WALKED.pack(time_ms, mailbox, uid)
             examined += 1
             shows = query.mailbox or min(each.mailbox for each in record.memberships)
-            if shows == mailbox and query.test(Candidate(record)) is not False:
+            if shows != mailbox or query.test(Candidate(record)) is False:
+                continue
+            before = collapse.before(Candidate(record)) if collapse else []
+            if before is not None:
                 messages.append(record)
                 positions.append(last)
-    return Found(messages, positions, examined, following=b"")
+                rivals[record.message] = before
+    return Found(messages, positions, examined, b"", rivals)
 
 
-def _costs_too_much(threads: thread_queries.ThreadKeywords | None, thread: int) -> bool:
+def _walked_key(
+    record: record_pb2.MessageRecord, query: Query, by_uid: bool, descending: bool
+) -> tuple[int, int, int]:
+    """Sorts as the index rows are walked."""
+    shows = query.mailbox or min(each.mailbox for each in record.memberships)
+    uid = next(each.uid for each in record.memberships if each.mailbox == shows)
+    time_ms = 0 if by_uid else record.internal_time_ms
+    return (-time_ms, -shows, -uid) if descending else (time_ms, shows, uid)
+
+
+def _collapse(query: Query, key_of: Callable[[Candidate], Any]) -> Collapse | None:
+    if not query.collapse:
+        return None
+    assert query.threads is not None
+    return Collapse(query.threads, query.mailbox, query.test, key_of)
+
+
+def _costs_too_much(threads: thread_queries.Threads | None, thread: int) -> bool:
     """Whether the next page shall read this thread: this one read enough of others."""
     return threads is not None and threads.read >= EXAMINED_MAX and thread not in threads
 
@@ -218,24 +249,27 @@ def _sorted(view: View, query: Query, position: bytes) -> Found:
     _check_scope(view, query)
     without = visible.hidden(view, prefix, queries.account(view, query.account_id))
     key_of = _key_maker(query.sort, query.mailbox)
+    collapse = _collapse(query, key_of)
     examined = 0
 
-    def matches() -> Iterator[tuple[bytes, record_pb2.MessageRecord]]:
+    def matches() -> Iterator[tuple[bytes, record_pb2.MessageRecord, _Records]]:
         nonlocal examined
         for record in _scope(view, prefix, query.mailbox, without):
             examined += 1
             candidate = Candidate(record)
             if query.test(candidate) is not False:
                 key = key_of(candidate)
-                if key > position:
-                    yield key, record
+                before = collapse.before(candidate) if collapse and key > position else []
+                if key > position and before is not None:
+                    yield key, record, before
 
-    page = nsmallest(query.count + 1, matches(), key=lambda pair: pair[0])
+    page = nsmallest(query.count + 1, matches(), key=lambda each: each[0])
     more = len(page) > query.count
     del page[query.count :]
-    positions = [key for key, _ in page]
+    positions = [key for key, *_ in page]
+    rivals = {record.message: before for _, record, before in page}
     following = positions[-1] if more else b""
-    return Found([record for _, record in page], positions, examined, following)
+    return Found([record for _, record, _ in page], positions, examined, following, rivals)
 
 
 def _check_scope(view: View, query: Query) -> None:

@@ -43,32 +43,42 @@ def _newest(
         end = chunk[-1]
 
 
-class ThreadKeywords:
-    """Keywords of whole threads for one search page, each thread read once, in bounded work."""
+class Threads:
+    """Reads whole threads for one search page, in bounded work: each counts once."""
 
     def __init__(self, view: View, account_id: str) -> None:
         self._view, self._prefix = view, prefix_of(account_id)
         self._without = visible.hidden(view, self._prefix, queries.account(view, account_id))
-        self._known: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
+        self._keywords: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
+        self._counted: set[int] = set()
         self.read = 0  # messages, so far
 
     def __contains__(self, thread: int) -> bool:
-        return thread in self._known
+        return thread in self._counted
 
-    def of(self, thread: int) -> tuple[frozenset[str], frozenset[str]]:
-        """What all messages of it have, and what some have. A thread that was asked for before is
-        told again without the view. Raises FILTER_UNSUPPORTED above READ_MAX messages in all.
+    def records(self, thread: int) -> Iterator[record_pb2.MessageRecord]:
+        """All messages of it, hidden ones aside, the last one stored first. Raises
+        FILTER_UNSUPPORTED above READ_MAX messages in all.
         """
-        if thread in self._known:
-            return self._known[thread]
-        everywhere: frozenset[str] | None = None
-        somewhere: set[str] = set()
+        counts = thread not in self._counted
+        self._counted.add(thread)
         for record in _newest(self._view, self._prefix, thread, self._without):
-            self.read += 1
+            self.read += counts
             if self.read > READ_MAX:
                 raise unsupported(f"a condition on threads of more than {READ_MAX} messages")
+            yield record
+
+    def keywords_of(self, thread: int) -> tuple[frozenset[str], frozenset[str]]:
+        """What all messages of it have, and what some have. A thread that was asked for before is
+        told again without the view. Raises as records() does.
+        """
+        if thread in self._keywords:
+            return self._keywords[thread]
+        everywhere: frozenset[str] | None = None
+        somewhere: set[str] = set()
+        for record in self.records(thread):
             own = frozenset(record.keywords)
             everywhere = own if everywhere is None else everywhere & own
             somewhere |= own
-        found = self._known[thread] = (everywhere or frozenset(), frozenset(somewhere))
+        found = self._keywords[thread] = (everywhere or frozenset(), frozenset(somewhere))
         return found

@@ -18,7 +18,8 @@ from . import mime
 from .encoded_words import codec_of, decoded
 
 # Of one message, from its beginning: long mails are long by what is attached.
-MESSAGE_MAX_BYTES = 1024 * 1024
+MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+TEXT_MAX_CHARS = 1024 * 1024  # of that, decoded: about 1 s of a thread where it is not ASCII
 FIELDS_MAX = 1_000
 PIECE_CHARS = 8 * 1024  # folded at a time: below filters.FOLDED_MAX_CHARS
 
@@ -30,7 +31,8 @@ def text_of(raw: bytes) -> Text:
     """As conditions compare it."""
     raw = raw[:MESSAGE_MAX_BYTES]
     root = mime.parse(raw).root
-    return Text(list(_fields(raw[: root.header_size_bytes])), " ".join(_lines(raw, root)))
+    fields = list(_fields(raw[: root.header_size_bytes]))
+    return Text(fields, " ".join(_up_to_limit(_lines(raw, root))))
 
 
 def _fields(header: bytes) -> Iterator[tuple[str, str]]:
@@ -40,6 +42,15 @@ def _fields(header: bytes) -> Iterator[tuple[str, str]]:
             return
         value = decoded(spaced(match[2].decode("utf-8", "replace")))
         yield match[1].decode().lower(), _folded(value)
+
+
+def _up_to_limit(lines: Iterator[str]) -> Iterator[str]:
+    left_chars = TEXT_MAX_CHARS
+    for line in lines:
+        yield line[:left_chars]
+        left_chars -= len(line) + 1  # and a blank
+        if left_chars <= 0:
+            return
 
 
 def _lines(raw: bytes, part: blob_pb2.BodyPart) -> Iterator[str]:

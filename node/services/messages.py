@@ -244,7 +244,7 @@ def _page(
     account_id, count = request.account_id, validate.page_size(request.page_size)
     if not request.HasField("filter"):
         return queries.page(view, account_id, record.mailbox, order, count, cursor)
-    threads = thread_queries.ThreadKeywords(view, account_id)
+    threads = thread_queries.Threads(view, account_id)
     test, _ = compiled(view, account_id, record.mailbox, request.filter, threads, own_record=True)
     by = search.Property.UID if order in _BY_UID else search.Property.RECEIVED
     query = search.Query(account_id, record.mailbox, test, [(by, order in _DESCENDING)], count)

@@ -1,12 +1,12 @@
 """SearchMessages. Each page is read in one go, in bounded work (mailstore/search.py).
 
-Where the text decides, those that nothing else rules out are read afterwards, one by one: so many
-of them, so many bytes and so long as a page may take, and the next page goes on behind the last.
+Where the text decides, those that nothing else rules out are read afterwards (search_texts.py), one
+by one: so many of them, so many bytes and so long as a page may take, and the next page goes on
+behind the last.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, MutableSequence, Sequence
 
 from mailraft.internal.v1 import record_pb2
@@ -15,12 +15,10 @@ from mailraft.node.mailstore import filters, queries, search, thread_queries
 from mailraft.v1 import message_pb2, search_pb2
 from mailraft.wire import errors, tokens
 
-from . import blob_source, convert, levels, message_text, validate
+from . import convert, levels, validate
 from .base import REPLY_MAX_BYTES, Call, Shards
+from .search_texts import TEXTS_MAX, Texts
 
-# Messages that one page reads, and their bytes: about 200 ms of a thread.
-TEXTS_MAX = 100
-TEXTS_MAX_BYTES = 4 * 1024 * 1024
 # Of a call's time, what is left for the reply.
 REPLY_S = 0.5
 
@@ -38,8 +36,6 @@ class Search:
         validate.account_id(request.account_id)
         shown = validate.view(request.view)
         sort = _sort(request.sort)
-        if request.collapse_threads:
-            raise errors.FilterUnsupportedError("collapse_threads is not supported")
         asked = request.filter if request.HasField("filter") else None
         bound = (
             "SearchMessages",
@@ -47,13 +43,14 @@ class Search:
             request.mailbox_id,
             b"".join(each.SerializeToString(deterministic=True) for each in request.sort).hex(),
             asked.SerializeToString(deterministic=True).hex() if asked is not None else "",
+            *(("collapsed",) if request.collapse_threads else ()),
         )
         position = tokens.open_page_token(request.page_token, bound) if request.page_token else b""
         at = await levels.read(self._shards, request.account_id, request.read_options, call)
         mailbox = validate.mailbox_id(request.mailbox_id) if request.mailbox_id else 0
         if mailbox:
             queries.mailbox(at.view, request.account_id, mailbox)
-        threads = thread_queries.ThreadKeywords(at.view, request.account_id)
+        threads = thread_queries.Threads(at.view, request.account_id)
         test, reads_text = compiled(at.view, request.account_id, mailbox, asked, threads)
         page_size = validate.page_size(request.page_size)
         query = search.Query(
@@ -63,6 +60,7 @@ class Search:
             sort=sort,
             count=TEXTS_MAX if reads_text else page_size,
             threads=threads,
+            collapse=request.collapse_threads,
         )
         try:
             found = search.search(at.view, query, position)
@@ -88,29 +86,34 @@ class Search:
         page_size: int,
         call: Call,
     ) -> tuple[search.Found, _Show]:
-        """What matches of what was found, as far as this page gets. Raises BLOB_CORRUPT."""
+        """What matches of what was found, as far as this page gets. Raises BLOB_CORRUPT, and
+        FILTER_UNSUPPORTED where too much is to be read to know whether one match shows.
+        """
         # The view is good until the first await: what needs it comes before.
         shown = {record.message: show(record) for record in found.messages}
-        rows = {
-            record.message: queries.body_of_message(at.view, query.account_id, record.message)
-            for record in found.messages
-            if query.test(filters.Candidate(record)) is None
-        }
+        texts = Texts(self._shards, at, query, found)
         messages: list[record_pb2.MessageRecord] = []
         positions: list[bytes] = []
-        left_bytes, last = TEXTS_MAX_BYTES, b""
+        last = b""
         until_s = call.deadline_s - REPLY_S
+
+        def until_last() -> tuple[search.Found, _Show]:
+            return search.Found(messages, positions, found.examined, last), _of(shown)
+
         for record, position in zip(found.messages, found.positions, strict=True):
-            late = left_bytes <= 0 or self._shards.now_s() > until_s
+            late = texts.spent or self._shards.now_s() > until_s
             if last and (late or len(messages) == page_size):
-                return search.Found(messages, positions, found.examined, last), _of(shown)
-            matches: bool | None = True
-            if record.message in rows:
-                row = blob_source.bodies_of(rows[record.message])[0]
-                left_bytes -= min(row.size_bytes, message_text.MESSAGE_MAX_BYTES)
-                raw = await blob_source.opened(self._shards, at.replica, row)
-                text = await asyncio.to_thread(message_text.text_of, raw)
-                matches = query.test(filters.Candidate(record, text))
+                return until_last()
+            matches = await texts.matches(record)
+            if matches and (rivals := found.rivals.get(record.message)):
+                if not last:
+                    texts.renew()  # or a long message would leave nothing for them
+                hidden = await texts.any_matches(rivals)
+                if hidden is None and last:
+                    return until_last()
+                if hidden is None:
+                    raise errors.FilterUnsupportedError("collapse_threads: too long texts before")
+                matches = not hidden
             if matches:
                 messages.append(record)
                 positions.append(position)
@@ -127,7 +130,7 @@ def compiled(
     account_id: str,
     mailbox: int,
     asked: search_pb2.MessageFilter | None,
-    threads: thread_queries.ThreadKeywords,
+    threads: thread_queries.Threads,
     *,
     own_record: bool = False,
 ) -> tuple[filters.Test, bool]:
@@ -140,7 +143,7 @@ def compiled(
     def check(number: int, uid_validity: int) -> None:
         queries.check_uid_validity(queries.mailbox(view, account_id, number), uid_validity)
 
-    compiler = filters.Compiler(mailbox, check, threads.of, own_record=own_record)
+    compiler = filters.Compiler(mailbox, check, threads.keywords_of, own_record=own_record)
     test = compiler.compile(asked)
     return test, compiler.reads_text
 

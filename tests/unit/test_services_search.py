@@ -288,7 +288,6 @@ async def test_searches_that_are_refused() -> None:
         for fields, kind in (
             ({"filter": text(99, "x")}, errors.BadFieldError),
             ({"filter": text(search_pb2.TEXT_FIELD_BODY, "")}, errors.BadFieldError),
-            ({"collapse_threads": True}, errors.FilterUnsupportedError),
             ({"filter": Filter()}, errors.BadFieldError),
             ({"filter": Filter(any_of=several())}, errors.BadFieldError),
             ({"filter": Filter(any_of=several(Filter()))}, errors.BadFieldError),

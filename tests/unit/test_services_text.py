@@ -1,7 +1,5 @@
 """SearchMessages by what only the bytes of a message tell: text of bodies, any header field."""
 
-import hashlib
-
 import pytest
 from tests.unit.test_services_node import ALICE, Calls, item, pages, refusal, running
 from tests.unit.test_services_search import Filter, Request, header, several, text
@@ -9,7 +7,7 @@ from tests.unit.test_services_upload import chunks, send
 from tests.unit.test_services_upload import header as upload_header
 
 from mailraft.node.mailstore import filters
-from mailraft.node.services import message_text, search
+from mailraft.node.services import message_text, search, search_texts, uploads
 from mailraft.v1 import delivery_pb2, search_pb2
 from mailraft.wire import errors
 
@@ -105,7 +103,8 @@ async def test_a_page_reads_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
         forwarded = text(BODY, "forwarded")
         for limit, value in (("TEXTS_MAX", 1), ("TEXTS_MAX_BYTES", 1), ("REPLY_S", 1e9)):
             with monkeypatch.context() as patch:
-                patch.setattr(search, limit, value)
+                for module in (search, search_texts):
+                    patch.setattr(module, limit, value, raising=False)
                 request = Request(account_id=ALICE, filter=forwarded)
                 told = await pages(calls.messages.SearchMessages, request)
             assert [len(page.messages) for page in told] == [1, 0, 1], limit
@@ -117,13 +116,36 @@ async def test_a_page_reads_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(error, errors.BlobCorruptError)
 
 
-async def test_the_beginning_of_a_large_message_is_searched() -> None:
-    """What was uploaded is searched in its first part, which is half a MiB at least."""
-    raw = b"Subject: x\r\n\r\nat the start\r\n" + hashlib.shake_128(b"x").digest(3 * 1024 * 1024)
+async def test_all_stored_parts_of_a_large_message_are_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was uploaded is searched in all of its stored parts, up to limits of bytes and text
+    that bound memory and time.
+    """
+    attached = b"--b\r\nContent-Type: image/png\r\n\r\n"
+    attached += b"".join(b"%063d\n" % number for number in range(24 * 1024))  # 1.5 MiB
+    word = b"--b\r\nContent-Type: text/plain\r\n\r\nneedle%d here\r\n"
+    raw = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    raw += b"".join(word % number + attached for number in range(4)) + b"--b--\r\n"
+    read: list[int] = []
+    real = message_text.text_of
+
+    def noted(raw: bytes) -> filters.Text:
+        read.append(len(raw))
+        return real(raw)
+
+    monkeypatch.setattr(message_text, "text_of", noted)
     async with running() as (_, calls):
         await calls.create(ALICE)
         done = await send(calls, upload_header(raw), chunks(raw))
-        stored = await calls.append(ALICE, delivery_pb2.AppendItem(blob_id=done.blob_id))
-        request = Request(account_id=ALICE, filter=text(BODY, "at the start"))
-        found = await calls.messages.SearchMessages(request)
-        assert [each.id for each in found.messages] == [stored.messages[0].message_id]
+        await calls.append(ALICE, delivery_pb2.AppendItem(blob_id=done.blob_id))
+        for number in range(4):
+            request = Request(account_id=ALICE, filter=text(BODY, f"needle{number} here"))
+            found = await calls.messages.SearchMessages(request)
+            begins = raw.index(b"needle%d" % number)
+            assert len(found.messages) == (begins < message_text.MESSAGE_MAX_BYTES), number
+    assert raw.index(b"needle3") > message_text.MESSAGE_MAX_BYTES > 3 * uploads.PART_BYTES
+    assert set(read) == {message_text.MESSAGE_MAX_BYTES}
+    long = b"Subject: x\r\n\r\n" + b"%015d\n" % 7 * (message_text.TEXT_MAX_CHARS // 16) + b"end\n"
+    assert len(real(long).body) == message_text.TEXT_MAX_CHARS - 1
+    assert "end" in real(long.replace(b"0" * 14, b"0" * 13)).body

@@ -37,8 +37,8 @@ class _TextFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextField.V
     TEXT_FIELD_BCC: _TextField.ValueType  # 5
     TEXT_FIELD_SUBJECT: _TextField.ValueType  # 6
     TEXT_FIELD_BODY: _TextField.ValueType  # 7
-    """Text parts only, HTML without its tags. Of a large message at least the first
-    512 KiB are looked at, and at most 1 MiB.
+    """Text parts only, HTML without its tags. Of a large message, uploaded in parts or
+    not, the first 4 MiB are looked at, and of their text 1,048,576 characters.
     """
     TEXT_FIELD_WHOLE: _TextField.ValueType  # 8
     """All header fields and the body (IMAP TEXT)."""
@@ -55,8 +55,8 @@ TEXT_FIELD_CC: TextField.ValueType  # 4
 TEXT_FIELD_BCC: TextField.ValueType  # 5
 TEXT_FIELD_SUBJECT: TextField.ValueType  # 6
 TEXT_FIELD_BODY: TextField.ValueType  # 7
-"""Text parts only, HTML without its tags. Of a large message at least the first
-512 KiB are looked at, and at most 1 MiB.
+"""Text parts only, HTML without its tags. Of a large message, uploaded in parts or
+not, the first 4 MiB are looked at, and of their text 1,048,576 characters.
 """
 TEXT_FIELD_WHOLE: TextField.ValueType  # 8
 """All header fields and the body (IMAP TEXT)."""
@@ -403,8 +403,11 @@ class SearchMessagesRequest(_message.Message):
     page_token: _builtins.str
     view: _message_pb2.MessageView.ValueType
     collapse_threads: _builtins.bool
-    """Show only the first match of each thread (RFC 8621 section 4.4.3). Not answered
-    yet: FILTER_UNSUPPORTED.
+    """Show only the first match of each thread in this order (RFC 8621 section 4.4.3):
+    a match shows if no other match of its thread comes before it. The threads of a
+    page's matches are read, as above of 10,000 messages at most. Where bytes decide,
+    those of what comes before a match in its thread are read too, of at most 100
+    messages and 4 MiB. FILTER_UNSUPPORTED beyond.
     """
     @_builtins.property
     def read_options(self) -> _common_pb2.ReadOptions: ...
