@@ -64,6 +64,8 @@ _NOTHING_DONE = (
     UnreachableError,
 )
 _FATE_UNKNOWN = (errors.CommitUnknownError, LostError)
+# Of a try that had too little time left.
+_SAY_LESS = (LostError, UnreachableError, errors.DeadlineExceededError)
 # What has no reason of the API, in the figures of retries.
 _UNSAID: Mapping[type[errors.MailraftError], str] = {
     UnreachableError: "UNREACHABLE",
@@ -85,6 +87,7 @@ class Attempts:
         self.sent_to_leader = False  # a replica that was asked could not do without
         self._timeouts = 0
         self._fate_unknown = False
+        self._refusal: errors.MailraftError | None = None  # the latest that says what is missing
         self.chance = extra.chance
         self._extra = extra
         extra.budget.earn()
@@ -118,6 +121,8 @@ class Attempts:
         self.sent_to_leader |= isinstance(error, errors.NotLeaderError)
         if isinstance(error.detail, error_pb2.ReplicaLagging):
             self.fresher = error.detail.fresher_replica_id
+        if isinstance(error, errors.QuorumUnavailableError | errors.ReplicaLaggingError):
+            self._refusal = error
         out_of_time = remaining_s <= 0 or self.count >= TRIES_MAX
         if out_of_time or not self._may_retry(error, others):
             raise self.last(error)
@@ -153,6 +158,8 @@ class Attempts:
                 return error
             detail = error_pb2.CommitUnknown(shard=shard)
             return errors.CommitUnknownError(f"it may be done: {error.message}", detail=detail)
+        if self._refusal is not None and isinstance(error, _SAY_LESS):
+            return self._refusal
         if isinstance(error, LostError):
             return errors.DeadlineExceededError(error.message)
         if isinstance(error, UnreachableError):

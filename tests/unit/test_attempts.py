@@ -157,6 +157,15 @@ def test_a_leader_without_quorum_is_asked_about_once() -> None:
     assert fails(attempts, refused) is refused
 
 
+@pytest.mark.parametrize("late", [NoAnswerError("?"), errors.DeadlineExceededError("late")])
+def test_a_try_without_time_hides_no_refusal(late: errors.MailraftError) -> None:
+    """The caller is told what is missing, not that the last replica had no time left to say so."""
+    attempts = Attempts(READ, extra())
+    refusal = errors.QuorumUnavailableError("2 of 5 voters answer")
+    assert fails(attempts, refusal) is None
+    assert fails(attempts, late, left_s=0.0) is refusal
+
+
 def test_each_try_has_more_time() -> None:
     """And never more than is left; patient ones at once, those that wait for replicas all."""
     attempts = Attempts(READ, extra())
