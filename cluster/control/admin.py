@@ -148,7 +148,8 @@ class Admin:
         self, request: admin_pb2.RebalanceRequest, call: Call
     ) -> admin_pb2.RebalanceResponse:
         spec = job_pb2.JobSpec(rebalance=request.rebalance)
-        planned = [] if request.rebalance.leaders_only else node_jobs.wanted_moves(self._seen())
+        seen = await self._look(call)
+        planned = [] if request.rebalance.leaders_only else node_jobs.wanted_moves(seen)
         reply = await self._begin(request, spec, call)
         told = [node_jobs.spec_of(each).move for each in planned[:MOVES_TOLD_MAX]]
         return admin_pb2.RebalanceResponse(job=reply.job.job, moves=told, epoch=reply.epoch)
@@ -194,10 +195,12 @@ class Admin:
 
     def _seen(self) -> Observed:
         self._meta.check_leads()
-        seen = self._controller.seen
-        if seen is None:
-            raise errors.NoLeaderError("the controller does not know the nodes yet: ask again")
-        return seen
+        return _known(self._controller.seen)
+
+    async def _look(self, call: Call) -> Observed:
+        """As `_seen`, and no older than the call."""
+        self._meta.check_leads()
+        return _known(await self._controller.look(deadline_s=call.deadline_s))
 
     async def _check_enough_without(self, number: int, call: Call) -> None:
         view = await self._meta.read(deadline_s=call.deadline_s)
@@ -214,6 +217,12 @@ class Admin:
             raise errors.NotEnoughNodesError(
                 f"without node {number} the others cannot hold {needed} replicas apart: {error}"
             ) from None
+
+
+def _known(seen: Observed | None) -> Observed:
+    if seen is None:
+        raise errors.NoLeaderError("the controller does not know the nodes yet: ask again")
+    return seen
 
 
 def _check_majority_without(seen: Observed, group: cluster_pb2.Shard, gone: int) -> None:

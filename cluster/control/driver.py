@@ -41,6 +41,7 @@ TICK_S = 0.5
 REPORT_DEADLINE_S = 1.0
 ACTION_DEADLINE_S = 3.0
 PROPOSE_DEADLINE_S = 5.0
+LOOK_DEADLINE_S = 6.0  # the rest of a tick that carries something out, and a whole one
 BALANCE_TICKS = 4  # between two looks at who leads what
 
 
@@ -61,10 +62,27 @@ class Controller:
         self._maps, self._meta, self._now_s = maps, meta, now_s
         self._channels = PeerChannels(credentials)
         self.seen: Observed | None = None
+        self._looks = 0  # begun
+        self._looked = asyncio.Condition()
+        self._seen_in = 0  # the look that `seen` is from
         self._reports: dict[int, control_pb2.ReportResponse] = {}
         self._heard_s: dict[int, float] = {}
         self._term = 0
         self._ticks = 0
+
+    async def look(self, *, deadline_s: float) -> Observed | None:
+        """As `seen`, of a look that began after the call: who joined before is in it.
+
+        None where that takes too long: then nobody leads here, or the meta group has no majority.
+        """
+        next_one = self._looks + 1
+        wait_s = min(deadline_s - self._now_s(), LOOK_DEADLINE_S)
+        try:
+            async with asyncio.timeout(wait_s), self._looked:
+                await self._looked.wait_for(lambda: self._seen_in >= next_one)
+        except TimeoutError:
+            return None
+        return self.seen
 
     def stub(self, node: int) -> Any:
         """Of a node's control service. Raises NodeNotFoundError."""
@@ -96,6 +114,7 @@ class Controller:
             # Nobody was silent for a new controller before it began to listen.
             self._term, self._reports = self._meta.term, {}
             self._heard_s.clear()
+        self._looks += 1
         await self._ask_nodes()
         # Decided after all that the nodes told: no job in it is over that they still work on.
         view = await self._meta.read(deadline_s=self._now_s() + PROPOSE_DEADLINE_S)
@@ -105,7 +124,9 @@ class Controller:
             await self._propose(meta_pb2.MetaCommand(bootstrap=first))
             log.info("the meta group takes over the map of epoch %d", first.map.epoch)
             return
-        self.seen = seen
+        async with self._looked:
+            self.seen, self._seen_in = seen, self._looks
+            self._looked.notify_all()
         self._ticks += 1
         actions = plan(seen, balance=self._ticks % BALANCE_TICKS == 0)
         await asyncio.gather(*(self._carry_out(action) for action in actions))

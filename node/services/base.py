@@ -64,7 +64,11 @@ class Shards(Protocol):
         """
 
     def replicas(self) -> Iterable[Replica]:
-        """Every replica here, in any order."""
+        """Every replica of a mail shard here, in any order."""
+
+    @property
+    def meta(self) -> Replica | None:
+        """The replica of the meta group here, if there is one."""
 
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
         """A packed body as it is stored (mailraft.wire.bodies); None when it is not there."""

@@ -187,9 +187,7 @@ class Cluster:
         for replica in self._shards.replicas():
             leader, term = replica.leadership.leader, replica.leadership.term
             if leader and term >= (hints[replica.group].term if replica.group in hints else 0):
-                hints[replica.group] = cluster_pb2.LeaderHint(
-                    shard=replica.group, node_id=node_of(leader), replica_id=leader, term=term
-                )
+                hints[replica.group] = _hint(replica)
         return hints
 
     def _with_hints(self, current: cluster_pb2.ClusterMap) -> cluster_pb2.ClusterMap:
@@ -199,6 +197,9 @@ class Cluster:
         for shard in told.shards:
             if shard.id in hints:
                 shard.leader.CopyFrom(hints[shard.id])
+        meta = self._shards.meta
+        if meta is not None and meta.leadership.leader:
+            told.meta.leader.CopyFrom(_hint(meta))
         return told
 
     def _shard(self, current: cluster_pb2.ClusterMap, number: int) -> cluster_pb2.Shard:
@@ -246,6 +247,14 @@ class Cluster:
             if leader:
                 ages_ms[leader] = min(ages_ms.get(leader, 2**31), replica.heard_age_ms())
         return ages_ms
+
+
+def _hint(replica: Replica) -> cluster_pb2.LeaderHint:
+    """Who leads, by what a replica knows."""
+    leader, term = replica.leadership.leader, replica.leadership.term
+    return cluster_pb2.LeaderHint(
+        shard=replica.group, node_id=node_of(leader), replica_id=leader, term=term
+    )
 
 
 def _token(name: str, bound: int, position: int) -> str:

@@ -13,6 +13,7 @@ from tests.unit.test_services_node import (
     NODE,
     OTHER_NODE,
     SHARDS,
+    FakeShard,
     delivery,
     item,
     refusal,
@@ -20,6 +21,7 @@ from tests.unit.test_services_node import (
     running,
 )
 
+from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.node.services import batch
 from mailraft.v1 import (
     account_pb2,
@@ -135,6 +137,17 @@ async def test_the_map_is_told_with_the_leaders() -> None:
         request = cluster_pb2.GetClusterMapRequest(known_epoch=5)
         hints = (await calls.cluster.GetClusterMap(request)).map
         assert (hints.epoch, len(hints.nodes), len(hints.shards)) == (5, 0, 2)
+
+
+async def test_the_map_tells_who_leads_the_meta_group() -> None:
+    """From a node with a replica of it; another one does not know."""
+    async with running() as (node, calls):
+        request = cluster_pb2.GetClusterMapRequest()
+        assert not (await calls.cluster.GetClusterMap(request)).map.meta.HasField("leader")
+        node.meta_shard = FakeShard(META_GROUP)
+        told = (await calls.cluster.GetClusterMap(request)).map.meta.leader
+        leader = node.meta_shard.replica.replica
+        assert (told.replica_id, told.node_id) == (leader, node_of(leader))
 
 
 async def test_the_map_is_watched() -> None:

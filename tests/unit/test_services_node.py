@@ -183,6 +183,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.shards = {group: FakeShard(group) for group in HERE}
+        self.meta_shard: FakeShard | None = None
         self.map = _map()
         self.stopping: asyncio.Event | None = None
         self.port = 0
@@ -196,6 +197,10 @@ class FakeNode:
 
     def replicas(self) -> Iterable[Replica]:
         return [shard.replica for shard in self.shards.values()]
+
+    @property
+    def meta(self) -> Replica | None:
+        return self.meta_shard.replica if self.meta_shard is not None else None
 
     def body(self, group: int, index: int, ordinal: int) -> bytes | None:
         return self.shards[group].bodies.get((index, ordinal))
