@@ -16,9 +16,9 @@ PROTO_ROOMS := v1 internal wire
 
 # Folders that hold Python, as far as they exist. Tests of `make test` take < 10 minutes on 2 cores.
 PYTHON_FOLDERS := $(wildcard proto node router client cluster tests bench tools)
-IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim)
+IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim tests/security)
 # `make cluster` has the long ones of real processes.
-LONG_CLUSTER_TESTS := $(foreach subject,contract growing large_messages leaders,\
+LONG_CLUSTER_TESTS := $(foreach subject,contract growing large_messages leaders rotation,\
 	tests/cluster/test_$(subject).py)
 CLUSTER_TESTS := $(filter-out $(LONG_CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py)) \
 	tests/quorum/test_levels.py::test_with_one_down
@@ -69,7 +69,7 @@ test: $(VENV) ## run the tests: unit, contract, simulation, cluster of real proc
 	exit $$failed
 
 .PHONY: cluster
-cluster: $(VENV) ## run the long tests of real processes: growing, leaders, large messages, contract
+cluster: $(VENV) ## run the long tests of real processes: growing, leaders, rotation, contract and others
 	@$(BIN)/python -m pytest $(LONG_CLUSTER_TESTS)
 
 .PHONY: faults
@@ -162,7 +162,7 @@ proto: $(VENV) ## regenerate the stubs beside the .proto files
 	@$(BIN)/python tools/protos.py generate
 
 .PHONY: docs
-docs: $(VENV) ## rewrite docs/cli.md, configuration.md and metrics.md from what they document
+docs: $(VENV) ## rewrite docs/cli.md, configuration.md, metrics.md, roles.md from what they document
 	@$(BIN)/python tools/gen_docs.py
 
 # The rooms in the shape they have once installed, for mypy (see pyproject.toml).

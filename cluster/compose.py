@@ -9,6 +9,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
 from mailraft.wire import tracing
-from mailraft.wire.credentials import AnyCredentials, Credentials, Insecure
+from mailraft.wire.credentials import AnyCredentials, CannotListenError, Credentials, Insecure
 
 if TYPE_CHECKING:
     from mailraft.router.service import RouterServer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Beyond the grace of its calls, for what a process does at its end (the last flush).
 STOP_MARGIN_S = 5.0
+LOG_KEY_BYTES_MIN = 16
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ def run_node(settings: NodeSettings) -> int:
     from mailraft.node.engine.errors import EngineError
     from mailraft.node.interfaces import LogCorruptError
 
-    refusals = (EngineError, LogCorruptError)
+    refusals = (OSError, EngineError, LogCorruptError)
     return _run(_serve(lambda: _build_node(settings), settings, refusals))
 
 
@@ -65,7 +67,21 @@ def run_router(settings: RouterSettings) -> int:
 
 def _configure_logs(settings: ProcessSettings, **context: str | int) -> None:
     level, log_format = settings.log_level, settings.log_format
-    logs.configure(level, log_format, levels=settings.log_levels, context=context)
+    key = None if settings.log_key_file is None else log_key(settings.log_key_file)
+    logs.configure(level, log_format, levels=settings.log_levels, account_key=key, context=context)
+
+
+def log_key(path: Path) -> bytes:
+    """Of the hash that stands for an account in log lines. Raises SettingsError."""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"bad setting log_key_file: {path}: {error.strerror}") from error
+    if len(key) < LOG_KEY_BYTES_MIN:
+        raise SettingsError(
+            f"bad setting log_key_file: {path} has less than {LOG_KEY_BYTES_MIN} bytes"
+        )
+    return key
 
 
 def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentials:
@@ -145,7 +161,7 @@ class _Router:
 async def _serve(
     build: Callable[[], Server],
     settings: ProcessSettings,
-    refusals: tuple[type[Exception], ...] = (),
+    refusals: tuple[type[Exception], ...] = (OSError,),
 ) -> int:
     """Run until told. `refusals` of start() are expected: they become a line, not a traceback."""
     server = build()
@@ -161,10 +177,10 @@ async def _serve(
     async with _probes(settings, checks), _traced(settings):
         try:
             address = await server.start()
+        except CannotListenError as error:
+            raise _cannot_listen("listen_address", settings.listen_address) from error
         except refusals as error:
             raise ClusterError(f"cannot start: {error} ({type(error).__name__})") from error
-        except (OSError, RuntimeError) as error:
-            raise _cannot_listen("listen_address", settings.listen_address, error) from error
         serving = True
         log.info("serves", address=address)
         failure = await _told_or_failed(told, server.failed)
@@ -212,7 +228,7 @@ async def _probes(
     try:
         await probes.start(address)
     except OSError as error:
-        raise _cannot_listen("metrics_address", address, error) from error
+        raise _cannot_listen("metrics_address", address, error.strerror) from error
     try:
         yield
     finally:
@@ -241,11 +257,7 @@ async def _stop(server: Server, settings: ProcessSettings) -> bool:
     return True
 
 
-def _cannot_listen(name: str, address: str, error: Exception) -> SettingsError:
-    # grpc.aio tells a port that is taken by RuntimeError; another one is a bug.
-    if isinstance(error, RuntimeError) and "bind" not in str(error):
-        raise error
-    why = error.strerror if isinstance(error, OSError) else None
+def _cannot_listen(name: str, address: str, why: str | None = None) -> SettingsError:
     return SettingsError(
         f"bad setting {name}: cannot listen at {address}: {why or 'the port is taken'}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -26,6 +27,7 @@ def configure(
     *,
     levels: Mapping[Room, LogLevel] | None = None,
     stream: TextIO | None = None,
+    account_key: bytes | None = None,
     context: Mapping[str, str | int] = MappingProxyType({}),
 ) -> None:
     """Set up logging once at the start of a process.
@@ -35,13 +37,14 @@ def configure(
         log_format: auto is readable lines on a terminal and one JSON object a line elsewhere.
         levels: of rooms that log more or less than `level`.
         stream: default: standard error.
+        account_key: of the hash that stands for an account; default: a new one.
         context: put into every line (node, shard, ...).
     """
     stream = sys.stderr if stream is None else stream
     on_terminal = log_format == "console" or (log_format == "auto" and stream.isatty())
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        _call_ids,
+        _CallIds(account_key or secrets.token_bytes(32)),
         structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -78,14 +81,22 @@ def configure(
     structlog.contextvars.bind_contextvars(**context)
 
 
-def _call_ids(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+class _CallIds:
     """What is logged while a call is served says which one that was."""
-    call = observed.current()
-    if call is not None:
+
+    def __init__(self, account_key: bytes) -> None:
+        self._account_key = account_key
+
+    def __call__(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        call = observed.current()
+        if call is None:
+            return event
+        account = call.account_id and observed.pseudonym(call.account_id, self._account_key)
+        ids = {"request_id": call.request_id, "trace_id": call.trace_id, "account": account}
         event.setdefault("method", call.method)
-        for name, value in (("request_id", call.request_id), ("trace_id", call.trace_id)):
+        for name, value in ids.items():
             if value:
                 event.setdefault(name, value)
-    return event
+        return event

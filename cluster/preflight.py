@@ -43,6 +43,8 @@ def check(settings: ProcessSettings) -> None:
             _check_certificate(credentials, identity if node is not None else None)
     if isinstance(settings, NodeSettings):
         _check_writable("data_dir", settings.data_dir)
+    if settings.log_key_file is not None:
+        compose.log_key(settings.log_key_file)
     if settings.audit_file is not None:
         _check_writable("audit_file", settings.audit_file.parent)
     _check_addresses(settings)

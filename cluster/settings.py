@@ -63,6 +63,9 @@ class ProcessSettings(BaseSettings):
     `log_level`."""
     log_format: LogFormat = "auto"
     """auto: readable lines on a terminal, JSON elsewhere."""
+    log_key_file: Path | None = None
+    """Keys the hash that stands for an account in log lines (`mailraft account log-name`): any 16
+    bytes or more, the same for all processes; none: a new key at each start."""
     slow_call_ms: int = Field(default=1_000, ge=0)
     """Calls that take longer are logged with the reason (`mailraft slow-log`), in ms; 0: none."""
     trace_address: Address | None = None
@@ -188,7 +191,7 @@ def _read(path: Path | None) -> Mapping[str, object]:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    for name in ("map_file", "certs_folder", "data_dir", "audit_file"):
+    for name in ("map_file", "certs_folder", "data_dir", "audit_file", "log_key_file"):
         if isinstance(value := values.get(name), str):
             values[name] = path.absolute().parent / value
     return values

@@ -1,10 +1,11 @@
-"""Writes docs/cli.md, configuration.md, metrics.md and the dashboard from what they document.
+"""Writes docs/cli.md, configuration.md, metrics.md, roles.md and the dashboard from their sources.
 
 Without arguments: write them. --check: fail with a diff when they are not what would be written.
 
 The first follows the commands of mailraft.cluster.cli, their help and their examples (paragraphs
 that begin with "Example: "); the second the fields of mailraft.cluster.settings; the third what
-processes register (metrics_page.py); the last the panels of dashboard.py.
+processes register (metrics_page.py); then the table of roles (roles_page.py); the last the panels
+of dashboard.py.
 """
 
 import difflib
@@ -17,6 +18,7 @@ import typer
 
 import dashboard
 import metrics_page
+import roles_page
 from mailraft.cluster.cli import app
 from mailraft.cluster.cli.output import COMMON
 from mailraft.cluster.errors import ExitCode
@@ -101,10 +103,17 @@ def metrics_page_text() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def roles_page_text() -> str:
+    """docs/roles.md."""
+    text = roles_page.PAGE.format(generated=GENERATED).strip()
+    return f"{text}\n\n{_table(roles_page.HEADERS, roles_page.rows())}\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "configuration.md": configuration_page,
     "metrics.md": metrics_page_text,
+    "roles.md": roles_page_text,
     "../deploy/observability/dashboard.json": dashboard.dashboard,
 }
 

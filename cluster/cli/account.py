@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mailraft.cluster.cli.connect import CertsOption, InsecureOption, ServerOption, with_client
-from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table
+from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, guarded
 
 if TYPE_CHECKING:
     from mailraft.client import AsyncClient
     from mailraft.v1 import account_pb2
 
-app = typer.Typer(help="Accounts: create, show.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Accounts: create, show, log-name.", no_args_is_help=True, rich_markup_mode=None
+)
 
 AccountArgument = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its id.")]
 
@@ -56,6 +59,27 @@ def show(
         return await client.get_account(account)
 
     _show(with_client(server, certs, insecure, output, work), output)
+
+
+@app.command("log-name")
+def log_name(
+    account: AccountArgument,
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The log_key_file.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what stands for an account in log lines, of processes with this key.
+
+    Example: mailraft account log-name alice --key /etc/mailraft/log.key
+    """
+    from mailraft.cluster import compose
+    from mailraft.wire.observed import pseudonym
+
+    with guarded(output):
+        name = pseudonym(account, compose.log_key(key))
+    if output is Output.JSON:
+        emit_json({"account": account, "log_name": name})
+    else:
+        typer.echo(name)
 
 
 def _show(account: account_pb2.Account, output: Output) -> None:

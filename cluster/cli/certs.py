@@ -19,6 +19,11 @@ app = typer.Typer(
 FolderOption = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Where they are.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be made.")]
 DEFAULT_FOLDER = Path(".mailraft/certs")
+_NEXT = {
+    Step.TRUST: "next: copy ca.pem to every host, then: mailraft certs rotate --authority sign",
+    Step.SIGN: "next: copy ca.pem and its certificates to every host, then: --authority forget",
+    Step.FORGET: "last: copy ca.pem to every host",
+}
 
 
 @app.command()
@@ -96,6 +101,8 @@ def rotate(
         else:
             made = certs.roll(folder, authority, dry_run=dry_run)
     _tell_made(folder, made, output, dry_run=dry_run)
+    if output is Output.TABLE and authority is not None and not dry_run:
+        typer.echo(_NEXT[authority])
 
 
 def _tell_made(folder: Path, made: list[str], output: Output, *, dry_run: bool) -> None:

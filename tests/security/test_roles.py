@@ -15,6 +15,16 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from prometheus_client import CollectorRegistry
@@ -40,8 +50,11 @@ NAMES = {
     Role.OPERATOR: "admin",
     Role.AUDITOR: "auditor",
 }
-ANSWER_S = 1.5  # of a stream that stays open; what is refused is refused at once
+ANSWER_S = 1.5  # a stream may stay open
+REFUSAL_S = 30.0  # comes at once, unless the machine is busy
 CALLS_AT_ONCE = 16
+MAP = "/mailraft.v1.ClusterService/GetClusterMap"
+SETTINGS = "/mailraft.v1.AdminService/GetSettings"
 NOT_FOR_ROLE = "is not for the role"
 
 
@@ -105,11 +118,13 @@ def described() -> Iterator[str]:
                 yield f"/{service_.full_name}/{method.name}"
 
 
-async def answer(channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str]) -> str:
+async def answer(
+    channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str], within_s: float = ANSWER_S
+) -> str:
     """How an empty request is answered: CODE details; of a stream that goes on: OK."""
     untyped: Any = channel
     aio: Any = grpc.aio  # its stubs do not know EOF
-    call = untyped.stream_stream(path)(iter([b""]), timeout=ANSWER_S, metadata=metadata)
+    call = untyped.stream_stream(path)(iter([b""]), timeout=within_s, metadata=metadata)
     try:
         if await call.read() is not aio.EOF:
             return "OK"
@@ -132,7 +147,8 @@ async def test_each_role_may_call_what_the_table_says(ports: Ports) -> None:
 
     async def ask(port: str, channel: grpc.aio.Channel, path: str, role: Role) -> None:
         async with at_once:
-            cells[port, path, role] = await answer(channel, path)
+            within_s = ANSWER_S if role in TABLE[path] else REFUSAL_S
+            cells[port, path, role] = await answer(channel, path, within_s=within_s)
 
     for port, address in ports.addresses.items():
         for role, name in NAMES.items():
@@ -158,17 +174,18 @@ def _cell(told: str) -> str:
 
 async def test_only_a_router_speaks_for_another(ports: Ports) -> None:
     """And what it speaks for must be allowed as well; nobody gains by saying who they are."""
-    settings = "/mailraft.v1.AdminService/GetSettings"
     operator = (PRINCIPAL_KEY, "operator/admin")
     for role, name in NAMES.items():
         async with open_channel(ports.addresses["node"], Credentials(ports.certs, name)) as channel:
-            told = await answer(channel, settings, operator)
+            told = await answer(channel, SETTINGS, operator, within_s=REFUSAL_S)
             assert ("for a router to set" not in told) is (role is Role.ROUTER), (role, told)
             if role is Role.ROUTER:
                 assert "PERMISSION_DENIED" not in told
                 for other in ("service/client", "nobody/x", ""):
-                    refused = await answer(channel, settings, (PRINCIPAL_KEY, other))
-                    assert refused.startswith("PERMISSION_DENIED"), other
+                    told = await answer(
+                        channel, SETTINGS, (PRINCIPAL_KEY, other), within_s=REFUSAL_S
+                    )
+                    assert told.startswith("PERMISSION_DENIED"), other
 
 
 async def test_no_other_certificate_gets_in(ports: Ports, tmp_path: Path) -> None:
@@ -190,8 +207,56 @@ async def test_no_other_certificate_gets_in(ports: Ports, tmp_path: Path) -> Non
         }
         for kind, channel in channels.items():
             async with channel:
-                told = await answer(channel, "/mailraft.v1.ClusterService/GetClusterMap")
+                told = await answer(channel, MAP)
                 assert told.split()[0] in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, (port, kind, told)
+
+
+async def test_a_certificate_is_of_one_role_of_ours(ports: Ports, tmp_path: Path) -> None:
+    """Signed by the authority, and yet: no OU, one that is no role, two, one within the name."""
+    unit, name = NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.COMMON_NAME
+    for subject in (
+        [(name, "x")],
+        [(unit, "guest"), (name, "x")],
+        [(unit, "Operator"), (name, "x")],
+        [(unit, "service"), (unit, "operator"), (name, "x")],
+        [(unit, "operator")],
+        [(name, "x,OU=operator")],
+        [(name, "x\\"), (name, ",OU=operator")],
+    ):
+        shown = signed(ports.certs, tmp_path, subject)
+        for port, address in ports.addresses.items():
+            async with open_channel(address, shown) as channel:
+                told = await answer(channel, MAP, within_s=REFUSAL_S)
+            assert told.startswith("UNAUTHENTICATED"), (port, subject, told)
+            assert "names no role" in told
+    shown = signed(ports.certs, tmp_path, [(unit, "service"), (name, "x,OU=operator")])
+    async with open_channel(ports.addresses["node"], shown) as channel:
+        told = await answer(channel, SETTINGS, within_s=REFUSAL_S)
+    assert NOT_FOR_ROLE + " service" in told
+
+
+def signed(authority: Path, folder: Path, subject: list[tuple[x509.ObjectIdentifier, str]]) -> Any:
+    """Credentials with a certificate of any subject that the authority signed."""
+    ca = x509.load_pem_x509_certificate((authority / "ca.pem").read_bytes())
+    signer: Any = load_pem_private_key((authority / "ca.key").read_bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(kind, value) for kind, value in subject]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "strange.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "strange.key").write_bytes(key.private_bytes(*form))
+    (folder / "ca.pem").write_bytes((authority / "ca.pem").read_bytes())
+    return Credentials(folder, "strange")
 
 
 async def test_refusals_and_actions_are_audited(ports: Ports) -> None:
@@ -204,7 +269,7 @@ async def test_refusals_and_actions_are_audited(ports: Ports) -> None:
         async with open_channel(ports.addresses["node"], Credentials(ports.certs, name)) as channel:
             untyped: Any = channel
             with pytest.raises(grpc.aio.AioRpcError):
-                await untyped.unary_unary(path)(body, timeout=ANSWER_S)
+                await untyped.unary_unary(path)(body, timeout=REFUSAL_S)
     refused, allowed = ports.audited("node")[-2:]
     assert (refused["outcome"], refused["caller"]) == ("refused", "auditor/auditor")
     assert refused["method"] == "mailraft.v1.AccountService/GetAccount"

@@ -218,6 +218,11 @@ def test_prune_keeps_what_a_kept_backup_needs(
 ) -> None:
     """Chunks are shared; the log is needed from the oldest kept backup on."""
     filled(shard, store)
+    archive = Archive(store, CLUSTER)
+    archive.open()
+    for number in range(20, 23):
+        shard.deliver("alice", mail(number), number)
+        shard.archive(archive, shard.index - 1, shard.index, number)
     size_bytes = sum(size for _, size in store.list(""))
     would = prune(store, CLUSTER, 1, dry_run=True)
     assert (would.backups, would.kept) == (("b-1",), 1)
@@ -227,7 +232,8 @@ def test_prune_keeps_what_a_kept_backup_needs(
     assert sum(size for _, size in store.list("")) == size_bytes - done.freed_bytes
     assert [each.id for each in backups(store, CLUSTER)] == ["b-2"]
     assert verify(store, CLUSTER).problems == []
-    assert subjects(store, None, tmp_path) == list(range(20))
+    assert done.segments == 10
+    assert subjects(store, None, tmp_path) == list(range(23))
     assert prune(store, CLUSTER, 1).freed_bytes == 0
 
 

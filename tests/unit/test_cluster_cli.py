@@ -11,6 +11,7 @@ from mailraft.cluster.cli.connect import find
 from mailraft.cluster.errors import ExitCode
 from mailraft.cluster.runfile import RunFile, RunningProcess
 from mailraft.v1 import cluster_pb2
+from mailraft.wire.observed import pseudonym
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,61 @@ def test_certificates_are_made_and_listed(tmp_path: Path) -> None:
     assert all(each["days_left"] > 300 for each in listed)
     table = _run("certs", "list").output.splitlines()
     assert table[0].split() == ["NAME", "ROLE", "DAYS", "SHA256", "HOSTS"]
+
+
+def test_certificates_are_issued_and_rotated(tmp_path: Path) -> None:
+    """By name, and all of them; a dry run makes nothing; each step says what is next."""
+    folder = tmp_path / ".mailraft/certs"
+    _run("certs", "init", "--nodes", "1")
+    assert "would be made" in _run("certs", "issue", "imap", "--dry-run").output
+    assert not (folder / "imap.pem").exists()
+    assert "made in" in _run("certs", "issue", "imap", "--role", "service").output
+    before = (folder / "imap.pem").read_bytes()
+    told = json.loads(_run("certs", "rotate", "--dry-run", "-o", "json").output)
+    assert told["made"] == ["admin", "auditor", "client", "imap", "node-1", "router"]
+    assert (folder / "imap.pem").read_bytes() == before
+    _run("certs", "rotate")
+    assert (folder / "imap.pem").read_bytes() != before
+    assert "--authority sign" in _run("certs", "rotate", "--authority", "trust").output
+    refused = _run("certs", "rotate", "--authority", "forget")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "--authority sign" in refused.stderr
+
+
+def test_what_stands_for_an_account_in_logs(tmp_path: Path) -> None:
+    """By the key that processes have; without one, or with a short one, it says so."""
+    key = tmp_path / "log.key"
+    assert "No such file" in _run("account", "log-name", "alice", "--key", str(key)).stderr
+    key.write_text("short\n")
+    assert "less than 16 bytes" in _run("account", "log-name", "alice", "--key", str(key)).stderr
+    key.write_text("sixteen bytes or more\n")
+    told = _run("account", "log-name", "alice", "--key", str(key)).output.strip()
+    assert told == pseudonym("alice", b"sixteen bytes or more")
+    assert told != pseudonym("alice", b"another key of this size")
+
+
+def test_the_audit_log_is_shown(tmp_path: Path) -> None:
+    """Of all processes by time; half a line at the end is left out."""
+    assert "name them" in _run("audit", "tail").stderr
+    lines = [
+        {"time": f"2026-01-01T00:00:0{second}+00:00", "outcome": outcome, "caller": "operator/a"}
+        for second, outcome in enumerate(("allowed", "refused", "allowed"))
+    ]
+    for name, mine in (("n1", lines[::2]), ("router", lines[1:2])):
+        (tmp_path / ".mailraft" / name).mkdir(parents=True)
+        text = "".join(json.dumps(line) + "\n" for line in mine)
+        (tmp_path / ".mailraft" / name / "audit.jsonl").write_text(text + '{"time": "20')
+    told = json.loads(_run("audit", "tail", "-o", "json").output)
+    assert [(each["server"], each["outcome"]) for each in told] == [
+        ("n1", "allowed"),
+        ("router", "refused"),
+        ("n1", "allowed"),
+    ]
+    assert json.loads(_run("audit", "tail", "--refused", "-o", "json").output) == told[1:2]
+    assert len(_run("audit", "tail", "-n", "1").output.splitlines()) == 2
+    file = tmp_path / "node-7.audit.jsonl"
+    file.write_text(json.dumps(lines[0]) + "\n")
+    assert " node-7 " in _run("audit", "tail", str(file)).output
 
 
 def test_the_local_cluster_is_found(tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def _leave(_: Path) -> None:
         ({}, _another_authority, "certs_folder", "was not signed by"),
         ({}, _a_file_where_the_data_goes, "data_dir", "is no folder"),
         ({"data_dir": "map.json/data"}, _leave, "data_dir", "is no folder"),
+        ({"audit_file": "map.json/audit.jsonl"}, _leave, "audit_file", "is no folder"),
+        ({"log_key_file": "absent.key"}, _leave, "log_key_file", "No such file"),
     ],
 )
 def test_what_is_wrong_is_named(

@@ -11,6 +11,7 @@ import pytest
 from mailraft.cluster import certs
 from mailraft.wire.credentials import (
     SERVER_OPTIONS,
+    CannotListenError,
     Credentials,
     Insecure,
     InsecureAddressError,
@@ -92,6 +93,6 @@ async def test_a_taken_port_is_an_error() -> None:
     """Two processes never share a port without a word."""
     server, address = await echo_server(Insecure())
     second = grpc.aio.server(options=list(SERVER_OPTIONS))
-    with pytest.raises((OSError, RuntimeError)):
+    with pytest.raises(CannotListenError):
         add_port(second, address, Insecure())
     await server.stop(None)

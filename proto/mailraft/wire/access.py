@@ -1,8 +1,8 @@
 """Who may call what: one table of RPC to roles, and the interceptor that goes by it on every port.
 
 A role is the OU of a certificate that the cluster's authority signed. Only a router may say on
-whose behalf it calls (PRINCIPAL_KEY); the table then counts for both. What is not in the table is
-refused to everybody. Plain text (--insecure, loopback only) knows no roles: everybody is believed.
+whose behalf it calls (PRINCIPAL_KEY); that role then counts. What is not in the table is refused to
+everybody. Plain text (--insecure, loopback only) knows no roles: everybody is believed.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def authenticated(context: Any) -> Principal | None:
         return None
     units = _UNIT.findall(subjects[0]) if len(subjects) == 1 else []
     role = role_of(units[0]) if len(units) == 1 else None
-    if role is None or len(names) != 1:
-        raise errors.CredentialsInvalidError("the certificate names no role of mailraft")
+    if role is None or len(names) != 1 or not names[0]:
+        raise errors.CredentialsInvalidError("the certificate names no role of mailraft, or nobody")
     return Principal(role, names[0])
 
 

@@ -78,6 +78,10 @@ class InsecureAddressError(ValueError):
     """Plain text is for the own machine only."""
 
 
+class CannotListenError(OSError):
+    """A server's port is taken, or its address is none of this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """The TLS identity `name` in a folder of certificates."""
@@ -179,16 +183,21 @@ def add_port(
 ) -> int:
     """Listen at host:port (port 0: any) and tell the port. Make servers with SERVER_OPTIONS.
 
-    Raises InsecureAddressError for plain text that others could reach, RuntimeError or OSError when
-    the port is taken.
+    Raises InsecureAddressError for plain text that others could reach, and CannotListenError.
     """
+    shown = None
     if isinstance(credentials, Insecure):
         _check_loopback(address)
-        port = server.add_insecure_port(address)
     else:
-        port = server.add_secure_port(address, credentials.server())
+        shown = credentials.server()
+    try:
+        port = (
+            server.add_secure_port(address, shown) if shown else server.add_insecure_port(address)
+        )
+    except RuntimeError as error:  # which is how grpc tells it
+        raise CannotListenError(f"cannot listen at {address}") from error
     if not port:
-        raise OSError(f"cannot listen at {address}")
+        raise CannotListenError(f"cannot listen at {address}")
     return port
 
 

@@ -8,6 +8,7 @@ slow log and log lines know of calls, and no handler knows of them.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import inspect
 import time
 from collections import Counter
@@ -55,6 +56,14 @@ class ServedCall:
         found: bytes = getattr(request, "request_id", b"")
         return found.hex()
 
+    @property
+    def account_id(self) -> str:
+        """Whose mail it is about, if it names one account. May be an address: for no log as it is
+        (see pseudonym()).
+        """
+        found: str = getattr(self.request, "account_id", "")
+        return found
+
     def waited(self, reason: str, wait_s: float) -> None:
         self.waits[reason] = max(wait_s, self.waits.get(reason, 0.0))
 
@@ -64,6 +73,11 @@ class ServedCall:
         if total_s >= self._longest_s:
             self._longest_s, self.shard = total_s, shard
             self.waits.update(waits)
+
+
+def pseudonym(account_id: str, key: bytes) -> str:
+    """What stands for an account in logs: the same in all that have the key, nothing without it."""
+    return hmac.digest(key, account_id.encode(), "sha256").hex()[:16]
 
 
 _current: ContextVar[ServedCall | None] = ContextVar("mailraft_served_call", default=None)
