@@ -102,6 +102,7 @@ def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentia
 
 def _build_node(settings: NodeSettings) -> Server:
     from mailraft.cluster.control.member import Member
+    from mailraft.node.disk_space import Reserve
     from mailraft.node.engine.options import StoreOptions
     from mailraft.node.server import NodeOptions
 
@@ -112,6 +113,7 @@ def _build_node(settings: NodeSettings) -> Server:
         store=StoreOptions(
             block_cache_bytes=settings.block_cache_bytes, memtable_bytes=settings.memtable_bytes
         ),
+        reserve=Reserve(settings.disk_reserve_bytes, settings.disk_reserve_ratio),
         slow_call_ms=settings.slow_call_ms,
         audit_file=settings.audit_file or settings.data_dir / "audit.jsonl",
     )

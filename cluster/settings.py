@@ -119,6 +119,12 @@ class NodeSettings(ProcessSettings):
     """Memory for what was read from disk lately."""
     memtable_bytes: int = Field(default=64 * MIB, ge=4 * MIB)
     """Memory for what was written lately, of all shards together; then it is flushed to tables."""
+    disk_reserve_bytes: int = Field(default=2 * 1024 * MIB, ge=0)
+    """With less free on the disk of `data_dir` this node takes no new mail as a leader, hands
+    leadership over, and still takes deletes; of a small disk `disk_reserve_ratio` is less. 0: no
+    reserve."""
+    disk_reserve_ratio: float = Field(default=0.1, ge=0, le=0.5)
+    """The same as a share of the disk: the smaller of both counts."""
 
 
 class RouterSettings(ProcessSettings):

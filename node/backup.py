@@ -43,6 +43,8 @@ class Node(Protocol):
 
     def stamp_ms(self) -> int: ...
 
+    def admit(self, replica: Replica, command: command_pb2.Command) -> None: ...
+
 
 class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
     """Implements BackupService of mailraft.internal.v1."""
@@ -142,6 +144,7 @@ class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
             create_account=action,
         )
         replica = self._node.replica_for_account(request.account_id)
+        self._node.admit(replica, command)
         committed = await replica.propose(command, deadline_s=now_s() + PROPOSE_S)
         reply = mutations.reply_of(committed)
         if reply.WhichOneof("outcome") == "refusal":

@@ -17,6 +17,7 @@ from mailraft.internal.v1 import control_pb2, control_pb2_grpc, raft_pb2
 from mailraft.node.clocks import PeerClocks
 from mailraft.node.consensus.host import Host
 from mailraft.node.digest_exchange import DigestExchange
+from mailraft.node.disk_space import DiskSpace
 from mailraft.node.engine.store import Store
 from mailraft.node.identity import refuse_stranger
 from mailraft.node.interfaces import ClusterView, GroupId
@@ -67,13 +68,14 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         replicas: Mapping[GroupId, Replica],
         *,
         clocks: PeerClocks,
+        space: DiskSpace,
         digests: DigestExchange,
         version: str,
         feature_level: int,
     ) -> None:
         self._view, self._store, self._host = view, store, host
         self._runtime, self._replicas = runtime, replicas
-        self._clocks, self._digests = clocks, digests
+        self._clocks, self._space, self._digests = clocks, space, digests
         self._version, self._feature_level = version, feature_level
         self.lag = LoopLag()
         self._used_bytes, self._used_s = 0, float("-inf")
@@ -95,6 +97,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             disk_used_bytes=self._used_bytes,
             disk_free_bytes=usage.free_bytes,
             disk_total_bytes=usage.total_bytes,
+            disk_full=self._space.full,
             clock_ahead_ms=self._clocks.skew_ms(),
             loop_lag_ms=self.lag.worst_ms,
             address=next(p.address for p in self._view.peers() if p.node == self._view.node),

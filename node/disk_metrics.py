@@ -63,8 +63,10 @@ _FIGURES = (
 class DiskCollector(Collector):
     """Of one store, and of the file system that it is on."""
 
-    def __init__(self, store: Store, loop_lag_ms: Callable[[], float]) -> None:
-        self._store, self._loop_lag_ms = store, loop_lag_ms
+    def __init__(
+        self, store: Store, loop_lag_ms: Callable[[], float], full: Callable[[], bool]
+    ) -> None:
+        self._store, self._loop_lag_ms, self._full = store, loop_lag_ms, full
 
     def collect(self) -> Iterable[Metric]:
         told = self._store.figures([each.property for each in _FIGURES])
@@ -86,6 +88,11 @@ class DiskCollector(Collector):
         )
         yield GaugeMetricFamily(
             "mailraft_disk_total_bytes", "Size of the file system.", usage.total_bytes
+        )
+        yield GaugeMetricFamily(
+            "mailraft_disk_full",
+            "1 while what is free is below the reserve: this node takes no new mail as a leader.",
+            int(self._full()),
         )
         yield GaugeMetricFamily(
             "mailraft_loop_lag_seconds",

@@ -187,9 +187,10 @@ class PeerStreams:
         credentials: AnyCredentials,
         tell: Callable[[Event], None],
         wall_ms: Callable[[], int],
+        disk_full: Callable[[], bool],
     ) -> None:
         self._view, self._credentials, self._tell = view, credentials, tell
-        self._wall_ms = wall_ms
+        self._wall_ms, self._disk_full = wall_ms, disk_full
         self._links: dict[int, PeerLink] = {}
         self._tasks: dict[Peer, asyncio.Task[None]] = {}
 
@@ -209,6 +210,7 @@ class PeerStreams:
         if link is not None:
             if frame.HasField("heartbeat"):
                 frame.heartbeat.wall_ms = self._wall_ms()
+                frame.heartbeat.disk_full = self._disk_full()
             link.send(frame)
 
     def try_now(self, peer: int) -> None:

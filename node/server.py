@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from mailraft.internal.v1 import (
     audit_service_pb2_grpc,
     backup_service_pb2_grpc,
+    command_pb2,
     control_pb2_grpc,
     peer_service_pb2_grpc,
 )
@@ -32,6 +34,8 @@ from mailraft.node.consensus.settings import Settings
 from mailraft.node.control import ControlService
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.disk_metrics import DiskCollector
+from mailraft.node.disk_space import DiskSpace, Reserve, hand_over_while_full
+from mailraft.node.engine.errors import DiskError
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
 from mailraft.node.hosting import Hosting
@@ -82,6 +86,7 @@ class NodeOptions:
     credentials: AnyCredentials
     store: StoreOptions = StoreOptions()  # noqa: RUF009  # immutable
     consensus: Settings = Settings()  # noqa: RUF009  # immutable
+    reserve: Reserve = Reserve()  # noqa: RUF009  # immutable
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
     slow_call_ms: int = 0  # calls that take longer are logged; 0: none
     audit_file: Path | None = None  # None: among the log lines
@@ -118,7 +123,9 @@ class NodeServer:
         self._keeping: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._lagging: asyncio.Task[None] | None = None
-        self._stepping_down: asyncio.Task[None] | None = None
+        self._stepping_down: list[asyncio.Task[None]] = []
+        self._space: DiskSpace | None = None
+        self._host: Host | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -134,7 +141,12 @@ class NodeServer:
             options.data_dir, cluster_id=view.cluster_id, node=view.node, options=options.store
         )
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
-        self._streams = PeerStreams(view, options.credentials, self._tell, self.wall_ms)
+        self._host, space = host, DiskSpace(options.reserve, lambda: host.full_peers)
+        space.look(self._store.disk_usage())
+        self._space = space
+        self._streams = PeerStreams(
+            view, options.credentials, self._tell, self.wall_ms, lambda: space.full
+        )
         metrics = NodeMetrics(options.registry)
         metrics.clock_skew.set_function(lambda: self._clocks.skew_ms() / 1000)
         self._runtime = Runtime(
@@ -154,7 +166,9 @@ class NodeServer:
             self._store, host, view, options.credentials, self._runtime, self._replicas, metrics
         )
         server = self._server = await self._served(host, receiver)
-        options.registry.register(DiskCollector(self._store, lambda: self._control.lag.worst_ms))
+        options.registry.register(
+            DiskCollector(self._store, lambda: self._control.lag.worst_ms, lambda: space.full)
+        )
         port = add_port(server, options.listen_address, options.credentials)
         await server.start()
         self._streams.refresh()
@@ -163,8 +177,14 @@ class NodeServer:
         self._comparing = self._begin(self._digests.run(), "digests")
         self._lagging = self._begin(self._control.lag.run(), "loop lag")
         self._following = self._begin(self._follow_map(), "map")
-        stepping_down = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
-        self._stepping_down = self._begin(stepping_down, "clock")
+        while_off = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
+        while_full = hand_over_while_full(
+            space, self._store.disk_usage, self._replicas.values, self._hand_over
+        )
+        self._stepping_down = [
+            self._begin(while_off, "clock"),
+            self._begin(while_full, "disk space"),
+        ]
         keeper = Housekeeper(self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms)
         self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
@@ -175,6 +195,7 @@ class NodeServer:
         assert store is not None
         assert runtime is not None
         assert digests is not None
+        assert self._space is not None
         assert self._streams is not None
         server = grpc.aio.server(
             options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()],
@@ -201,6 +222,7 @@ class NodeServer:
             runtime,
             self._replicas,
             clocks=self._clocks,
+            space=self._space,
             digests=digests,
             version=said,
             feature_level=FEATURE_LEVEL,
@@ -235,7 +257,7 @@ class NodeServer:
 
     async def stop(self, grace_s: float) -> None:
         """Hand over what is led here, finish calls under way (at most grace_s), flush, close."""
-        for task in (self._keeping, self._following, self._lagging, self._stepping_down):
+        for task in (self._keeping, self._following, self._lagging, *self._stepping_down):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
@@ -254,7 +276,9 @@ class NodeServer:
                 await asyncio.wait([self._running])
             self._runtime.close()
         if self._store is not None:
-            self._store.close()
+            # RocksDB closes no log that it could not write: that has been told, and is the reason.
+            with suppress(*(DiskError,) if self.failed.done() else ()):
+                self._store.close()
 
     async def _end_calls(self, grace_s: float) -> None:
         turning = self._runtime if not self.failed.done() else None
@@ -367,3 +391,9 @@ class NodeServer:
 
     def stamp_ms(self) -> int:
         return self._clocks.stamp_ms()
+
+    def admit(self, replica: Replica, command: command_pb2.Command) -> None:
+        assert self._space is not None
+        assert self._host is not None
+        members = self._host.configuration(replica.group)
+        self._space.admit(command, members.voters if members is not None else ())

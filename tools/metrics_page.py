@@ -42,7 +42,7 @@ def chapters() -> list[CollectorRegistry]:
     # Nothing is asked of these but which figures there are.
     host, store = SimpleNamespace(), SimpleNamespace(figures=lambda _: {}, disk_usage=_no_disk)
     node.register(ShardCollector(cast("Any", host), {}, SnapshotMetrics()))
-    node.register(DiskCollector(cast("Any", store), lambda: 0.0))
+    node.register(DiskCollector(cast("Any", store), lambda: 0.0, lambda: False))
     dispatcher = cast("Any", _dispatcher())
     router.register(DispatchCollector(lambda: dispatcher))
     client.register(DispatchCollector(lambda: dispatcher, "mailraft_client"))

@@ -12,7 +12,7 @@ from mailraft.internal.v1 import control_pb2
 from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.v1 import admin_pb2, cluster_pb2
 
-DISK_USED_RATIO_MAX = 0.85
+DISK_USED_RATIO_MAX = 0.8
 # Long before a leader stops to stamp (node.clocks.SKEW_MS_MAX).
 CLOCK_OFF_MS_MAX = 10_000
 SHARDS_NAMED_MAX = 5
@@ -176,7 +176,9 @@ def _about_node(
         text = f"has another state than its peers in {_named(differs)}"
         yield alarm("replica-differs", text, differs)
     used = report.disk_total_bytes - report.disk_free_bytes
-    if report.disk_total_bytes and used > DISK_USED_RATIO_MAX * report.disk_total_bytes:
+    if report.disk_full:
+        yield alarm("disk-full", "has a full disk: it takes no new mail, only deletes")
+    elif report.disk_total_bytes and used > DISK_USED_RATIO_MAX * report.disk_total_bytes:
         yield alarm(
             "disk-nearly-full", f"has {used / report.disk_total_bytes:.0%} of its disk used"
         )

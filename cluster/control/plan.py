@@ -115,7 +115,9 @@ def _leaders(seen: Observed) -> list[HandOver]:
     able = [
         Node.of(each)
         for each in seen.map.nodes
-        if seen.heard(each.id) and abs(seen.reports[each.id].clock_ahead_ms) <= SKEW_MS_MAX
+        if seen.heard(each.id)
+        and abs(seen.reports[each.id].clock_ahead_ms) <= SKEW_MS_MAX
+        and not seen.reports[each.id].disk_full
     ]
     current = {
         group: (node_of(leader.replica_id), *_other_voters(seen, leader))

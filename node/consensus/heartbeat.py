@@ -87,6 +87,7 @@ class Beats:
     def __init__(self) -> None:
         self.outgoing: dict[NodeNumber, Outgoing] = {}
         self.incoming: dict[NodeNumber, Incoming] = {}
+        self.full: set[NodeNumber] = set()  # peers that said last that their disk is full
 
     def heard_s(self, group: GroupId, term: int, leader: ReplicaId) -> float:
         """When the node of a leader last said that it leads the group, in this very term."""

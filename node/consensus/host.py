@@ -15,7 +15,7 @@ from random import Random
 from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.frames import Frames
 from mailraft.node.consensus.group import Draft, Group, Journal
-from mailraft.node.consensus.heartbeat import Beats, Incoming, Outgoing
+from mailraft.node.consensus.heartbeat import Incoming, Outgoing
 from mailraft.node.consensus.held import Held
 from mailraft.node.consensus.messages import (
     Appended,
@@ -91,7 +91,6 @@ class Host(Questions):
         self._held = Held()
         self._up: set[NodeNumber] = set()
         self._sessions: dict[NodeNumber, int] = {}
-        self._beats = Beats()
         self._led_changed = True  # since the last heartbeat
         self._next_heartbeat = 0.0
         self._timers = Timers()
@@ -353,6 +352,7 @@ class Host(Questions):
             outgoing.acknowledged(frame.heartbeat_ack, surroundings.now)
 
     def _take_heartbeat(self, peer: NodeNumber, beat: raft_pb2.Heartbeat) -> None:
+        (self._beats.full.add if beat.disk_full else self._beats.full.discard)(peer)
         incoming = self._beats.incoming[peer]
         if incoming.is_news(beat):
             self._keep_heard(peer)

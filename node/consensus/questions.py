@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from mailraft.node.consensus.group import Group
-from mailraft.node.consensus.messages import GroupStatus
+from mailraft.node.consensus.heartbeat import Beats
+from mailraft.node.consensus.messages import GroupStatus, NodeNumber
 from mailraft.node.consensus.stock import LEADER
 from mailraft.node.interfaces import Configuration, GroupId, ReplicaId
 from mailraft.node.quorum_reads import Position
@@ -14,6 +17,7 @@ class Questions:
 
     def __init__(self) -> None:
         self._groups: dict[GroupId, Group] = {}
+        self._beats = Beats()
 
     def status(self, group: GroupId) -> GroupStatus | None:
         found = self._groups.get(group)
@@ -28,6 +32,11 @@ class Questions:
         """When a follower last heard its leader, on the host's clock; long ago when never."""
         found = self._groups.get(group)
         return found.leader_heard_s if found is not None else float("-inf")
+
+    @property
+    def full_peers(self) -> Set[NodeNumber]:
+        """Nodes whose disks are full, as they said last."""
+        return self._beats.full
 
     def has_heir(self, group: GroupId) -> bool:
         """Whether this node leads the group, and another voter is there to take over."""

@@ -11,7 +11,7 @@ from mailraft.node.consensus.journal import Journal
 from mailraft.node.consensus.mutants import Mutant
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.consensus.stock import Node, Outbox, Stock, SyncObjConf
-from mailraft.node.interfaces import Configuration, GroupId, ReplicaId
+from mailraft.node.interfaces import Configuration, GroupId, ReplicaId, node_of
 
 
 class ReplicaBase(Stock):
@@ -89,8 +89,12 @@ class ReplicaBase(Stock):
         return sorted(self.other_nodes, key=lambda node: int(node.id))
 
     def heirs(self) -> list[Node]:
-        """The other voters that can be reached."""
-        return [node for node in self.voters_in_order() if node in self.connected_nodes]
+        """The other voters that can be reached and have room on their disks; of a node that stops
+        those without room too, if no other can be.
+        """
+        near = [node for node in self.voters_in_order() if node in self.connected_nodes]
+        roomy = [node for node in near if node_of(int(node.id)) not in self.beats.full]
+        return roomy or (near if self.retiring else [])
 
     def peers_in_order(self) -> list[Node]:
         """All that get entries: the other voters and learners, ascending."""

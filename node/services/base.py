@@ -28,6 +28,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from mailraft.internal.v1 import command_pb2
 from mailraft.node.agreement import Digests
 from mailraft.node.interfaces import ClusterView, GroupId, ReplicaId
 from mailraft.node.mailstore.errors import Refused
@@ -98,6 +99,9 @@ class Shards(Protocol):
 
     def stamp_ms(self) -> int:
         """The same, for a command of a leader. Raises NoLeaderError while this clock is off."""
+
+    def admit(self, replica: Replica, command: command_pb2.Command) -> None:
+        """Raises DiskFullError for a command that there is no room for (node/disk_space.py)."""
 
 
 @dataclass(frozen=True, slots=True)

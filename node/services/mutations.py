@@ -75,6 +75,8 @@ async def propose(
 ) -> Committed | None:
     """Has the command committed; None if it is only `accepted`."""
     command.time_ms = shards.stamp_ms()
+    if replica.leadership.leading:  # else it is told who leads
+        shards.admit(replica, command)
     try:
         if accepted:
             await replica.accept(command, packed, deadline_s=call.deadline_s)

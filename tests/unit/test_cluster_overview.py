@@ -98,6 +98,7 @@ def test_fewer_hosts_than_replicas() -> None:
         ("replica-stopped/2", "n2 has stopped its replicas of s1"),
         ("replica-differs/2", "n2 has another state than its peers in s1"),
         ("disk-nearly-full/2", "n2 has 86% of its disk used"),
+        ("disk-full/2", "n2 has a full disk: it takes no new mail, only deletes"),
         ("clock-off/2", "n2 has its clock -11 s off"),
     ],
 )
@@ -114,6 +115,8 @@ def test_a_node_that_tells_of_trouble(alarm: str, message: str) -> None:
             leading.differing.append(replica.replica_id)
         case "disk-nearly-full":
             report.disk_free_bytes = 14 * GIB
+        case "disk-full":
+            report.disk_full = True
         case _:
             report.clock_ahead_ms = -CLOCK_OFF_MS_MAX - 1_000
     told = overview(before)

@@ -18,6 +18,7 @@ import grpc
 from google.protobuf import message_factory
 
 from dict_view import DictView
+from mailraft.internal.v1 import command_pb2
 from mailraft.node import services
 from mailraft.node.interfaces import Configuration, DeleteBody, Entry, Peer, replica_id
 from mailraft.node.mailstore.machine import MailStateMachine
@@ -231,6 +232,9 @@ class FakeNode:
 
     def stamp_ms(self) -> int:
         return self.time_ms
+
+    def admit(self, replica: Replica, command: command_pb2.Command) -> None:
+        """There is room."""
 
     def current(self) -> cluster_pb2.ClusterMap:
         return self.map

@@ -651,11 +651,14 @@ class Heartbeat(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     WALL_MS_FIELD_NUMBER: _builtins.int
+    DISK_FULL_FIELD_NUMBER: _builtins.int
     led_version: _builtins.int
     sequence: _builtins.int
     complete: _builtins.bool
     wall_ms: _builtins.int
     """The sender's wall clock, milliseconds since the Unix epoch. 0: release 0.1.0."""
+    disk_full: _builtins.bool
+    """The sender's disk is full: it is not to lead."""
     @_builtins.property
     def led(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedGroup]:
         """The whole set, when `complete`; else empty."""
@@ -668,10 +671,11 @@ class Heartbeat(_message.Message):
         sequence: _builtins.int = ...,
         complete: _builtins.bool = ...,
         wall_ms: _builtins.int = ...,
+        disk_full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "led", b"led", "led_version", b"led_version", "sequence", b"sequence", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "disk_full", b"disk_full", "led", b"led", "led_version", b"led_version", "sequence", b"sequence", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
