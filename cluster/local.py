@@ -43,6 +43,8 @@ READY_DEADLINE_S = 60.0
 READY_POLL_S = 0.05
 # Calls that run when a local cluster is stopped get this long.
 STOP_GRACE_S = 1.0
+# On one's own machine, where a disk with little room is no reason to take nothing.
+DISK_RESERVE_BYTES = 256 * 1024 * 1024
 # A process gets this long to end by itself, then SIGKILL.
 STOP_DEADLINE_S = 10.0
 # Children of a parent that was killed end by themselves within their grace.
@@ -413,7 +415,8 @@ class LocalCluster:
         home = self._home(node)
         home.mkdir(mode=0o700, exist_ok=True)
         values = self._process_settings(f"n{node}", self.address_of(node))
-        settings.dump(home / "node.toml", {"node": node, "data_dir": Path("data"), **values})
+        values |= {"data_dir": Path("data"), "disk_reserve_bytes": DISK_RESERVE_BYTES}
+        settings.dump(home / "node.toml", {"node": node, **values})
         arguments = ("node", "--config", str(home / "node.toml"))
         return Child(f"n{node}", arguments, self.logs_folder / f"n{node}.log")
 

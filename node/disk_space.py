@@ -21,7 +21,8 @@ from mailraft.wire import errors
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-WARN_USED_RATIO = 0.8
+# Less free than this share, or this many bytes, is little: there is still time to do something.
+LITTLE_RATIO, LITTLE_BYTES = 0.2, 16 * 1024**3
 # A full disk has room again once this much of the reserve is free: what one delivery takes, and one
 # compaction gives back, must not switch it.
 ROOM_AGAIN = 1.25
@@ -52,6 +53,11 @@ class Reserve:
         return min(self.bytes_max, int(self.ratio * total_bytes))
 
 
+def nearly_full(usage: DiskUsage) -> bool:
+    """Whether an operator is to be told. False where nothing is known of the disk."""
+    return usage.free_bytes < min(LITTLE_RATIO * usage.total_bytes, LITTLE_BYTES)
+
+
 class DiskSpace:
     """full_peers: the other nodes whose disks are full, as their heartbeats tell."""
 
@@ -75,7 +81,7 @@ class DiskSpace:
         elif self.full and not full:
             log.info("the disk has room again: %d MiB are free", usage.free_bytes >> 20)
         self.full = full
-        warn = bool(usage.total_bytes) and usage.used_ratio >= WARN_USED_RATIO
+        warn = nearly_full(usage)
         if warn and not self._warned:
             log.warning("%.0f %% of the disk are used", 100 * usage.used_ratio)
         self._warned = warn

@@ -9,10 +9,11 @@ from mailraft.cluster.control.node_jobs import META_REPLICATION
 from mailraft.cluster.control.observed import Observed
 from mailraft.cluster.topology import Node
 from mailraft.internal.v1 import control_pb2
+from mailraft.node.disk_space import nearly_full
+from mailraft.node.engine.backend import DiskUsage
 from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.v1 import admin_pb2, cluster_pb2
 
-DISK_USED_RATIO_MAX = 0.8
 # Long before a leader stops to stamp (node.clocks.SKEW_MS_MAX).
 CLOCK_OFF_MS_MAX = 10_000
 SHARDS_NAMED_MAX = 5
@@ -175,13 +176,11 @@ def _about_node(
     if differs:
         text = f"has another state than its peers in {_named(differs)}"
         yield alarm("replica-differs", text, differs)
-    used = report.disk_total_bytes - report.disk_free_bytes
+    usage = DiskUsage(report.disk_total_bytes, report.disk_free_bytes)
     if report.disk_full:
         yield alarm("disk-full", "has a full disk: it takes no new mail, only deletes")
-    elif report.disk_total_bytes and used > DISK_USED_RATIO_MAX * report.disk_total_bytes:
-        yield alarm(
-            "disk-nearly-full", f"has {used / report.disk_total_bytes:.0%} of its disk used"
-        )
+    elif nearly_full(usage):
+        yield alarm("disk-nearly-full", f"has {usage.used_ratio:.0%} of its disk used")
     if abs(report.clock_ahead_ms) > CLOCK_OFF_MS_MAX:
         yield alarm("clock-off", f"has its clock {report.clock_ahead_ms / 1000:+.0f} s off")
 

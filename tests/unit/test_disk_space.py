@@ -12,7 +12,7 @@ from mailraft.client import AsyncClient
 from mailraft.cluster.control.observed import HandOver
 from mailraft.cluster.control.plan import plan
 from mailraft.internal.v1 import command_pb2
-from mailraft.node.disk_space import ROOM_AGAIN, DiskSpace, Reserve
+from mailraft.node.disk_space import ROOM_AGAIN, DiskSpace, Reserve, nearly_full
 from mailraft.node.engine.backend import DiskUsage
 from mailraft.node.interfaces import node_of, replica_id
 from mailraft.wire import errors
@@ -43,6 +43,15 @@ FREE = (
     command_pb2.Command(do_chore=command_pb2.DoChore()),
     command_pb2.Command(collect_bodies=command_pb2.CollectBodies()),
 )
+
+
+def test_an_operator_is_told_in_time() -> None:
+    """At a fifth of a small disk, at 16 GiB of a large one; not when nothing is known."""
+    assert nearly_full(DiskUsage(10 * GIB, 2 * GIB - 1))
+    assert not nearly_full(DiskUsage(10 * GIB, 2 * GIB))
+    assert nearly_full(DiskUsage(4_000 * GIB, 16 * GIB - 1))
+    assert not nearly_full(DiskUsage(4_000 * GIB, 16 * GIB))
+    assert not nearly_full(DiskUsage(0, 0))
 
 
 def space_of(usage: DiskUsage, *full_peers: int) -> DiskSpace:
