@@ -86,9 +86,8 @@ class _Lane:
         call.add_done_callback(lambda _: self._ready.set())
         while not call.done():
             while self._queue:
-                frame = self._queue.popleft()
-                self._queue_bytes -= frame.ByteSize()
-                await call.write(frame)
+                await call.write(self._queue[0])  # counts until it is on its way
+                self._queue_bytes -= self._queue.popleft().ByteSize()
             self._ready.clear()
             if self._queue or call.done():
                 continue
