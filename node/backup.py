@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import grpc
 
 from mailraft.internal.v1 import backup_service_pb2 as pb
-from mailraft.internal.v1 import backup_service_pb2_grpc, command_pb2, snapshot_pb2
+from mailraft.internal.v1 import backup_service_pb2_grpc, command_pb2
 from mailraft.node.consensus.messages import entry_to_wire
 from mailraft.node.engine.errors import CorruptionError, EngineError
 from mailraft.node.engine.snapshot import Pack, SnapshotSource
@@ -23,6 +23,7 @@ from mailraft.node.interfaces import GroupId, LogCorruptError
 from mailraft.node.runtime import now_s
 from mailraft.node.services import convert, mutations, validate
 from mailraft.node.shard import Replica
+from mailraft.node.snapshots import end_message, pack_message
 from mailraft.v1 import common_pb2
 from mailraft.wire import errors
 
@@ -175,20 +176,6 @@ async def _packs(
         )
     )
     for pack in packs:
-        yield pb.ReadShardResponse(
-            pack=snapshot_pb2.SnapshotPack(
-                number=pack.number,
-                family=pack.family,  # type: ignore[arg-type]  # the same numbers, tested
-                row_count=pack.row_count,
-                rows=pack.rows,
-                crc32c=pack.crc32c,
-            )
-        )
+        yield pb.ReadShardResponse(pack=pack_message(pack))
         await pace.spent(pack.size_bytes)
-    totals = source.totals
-    assert totals is not None, "every pack was taken"
-    yield pb.ReadShardResponse(
-        end=snapshot_pb2.SnapshotEnd(
-            pack_count=totals.pack_count, row_count=totals.row_count, crc32c=totals.crc32c
-        )
-    )
+    yield pb.ReadShardResponse(end=end_message(source))

@@ -96,11 +96,27 @@ class _Feed:
             raise SnapshotRefusedError(f"pack {count} is not kept any more")
 
     def end(self) -> snapshot_pb2.SnapshotEnd:
-        totals = self._source.totals
-        assert totals is not None, "every pack was taken"
-        return snapshot_pb2.SnapshotEnd(
-            pack_count=totals.pack_count, row_count=totals.row_count, crc32c=totals.crc32c
-        )
+        return end_message(self._source)
+
+
+def pack_message(pack: Pack) -> snapshot_pb2.SnapshotPack:
+    """A pack as it travels."""
+    return snapshot_pb2.SnapshotPack(
+        number=pack.number,
+        family=pack.family,  # type: ignore[arg-type]  # the same numbers, tested
+        row_count=pack.row_count,
+        rows=pack.rows,
+        crc32c=pack.crc32c,
+    )
+
+
+def end_message(source: SnapshotSource) -> snapshot_pb2.SnapshotEnd:
+    """What all packs of a source came to, once the last was taken."""
+    totals = source.totals
+    assert totals is not None, "every pack was taken"
+    return snapshot_pb2.SnapshotEnd(
+        pack_count=totals.pack_count, row_count=totals.row_count, crc32c=totals.crc32c
+    )
 
 
 class SnapshotSender:
@@ -227,17 +243,7 @@ class SnapshotSender:
     async def _pump(self, stream: _Stream, feed: _Feed) -> None:
         while (pack := feed.take()) is not None:
             await self._throttle(pack.size_bytes)
-            await stream.write(
-                snapshot_pb2.InstallSnapshotRequest(
-                    pack=snapshot_pb2.SnapshotPack(
-                        number=pack.number,
-                        family=pack.family,  # type: ignore[arg-type]  # the same numbers, tested
-                        row_count=pack.row_count,
-                        rows=pack.rows,
-                        crc32c=pack.crc32c,
-                    )
-                )
-            )
+            await stream.write(snapshot_pb2.InstallSnapshotRequest(pack=pack_message(pack)))
             while feed.in_flight_bytes > WINDOW_BYTES:
                 feed.held((await stream.read()).packs_held)
         await stream.write(snapshot_pb2.InstallSnapshotRequest(end=feed.end()))

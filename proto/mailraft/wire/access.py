@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mailraft.wire import errors
+from mailraft.wire.handlers import function_of, with_function
 
 if TYPE_CHECKING:
     Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -203,22 +204,10 @@ class Guard(Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # nothing is served by this name
-        inner: Any = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
+        inner = function_of(handler)
         method: str = handler_call_details.method
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
-        guarded = wrap(method, inner)
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return with_function(handler, wrap(method, inner))
 
     def _coroutine(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         async def guarded(request: Any, context: Any) -> Any:

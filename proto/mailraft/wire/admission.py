@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mailraft.wire import errors
+from mailraft.wire.handlers import Handler, function_of, unread, with_function
 
 if TYPE_CHECKING:
     Interceptor = grpc.aio.ServerInterceptor[Any, Any]
 else:
     Interceptor = grpc.aio.ServerInterceptor
-
-Handler = Any  # grpc.RpcMethodHandler, generic only in its stubs
 
 _PACKAGE = "/mailraft.v1."
 # When to come back: the later, the more are refused. With n callers that come back as told,
@@ -56,25 +55,11 @@ class Admission(Interceptor):
         if handler is None or not handler_call_details.method.startswith(_PACKAGE):
             return handler
         streaming = handler.request_streaming or handler.response_streaming
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
         if self._full(streaming=streaming):
-            return make(self._refuse)  # not even its request is read
-        inner: Any = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
-        if inspect.isasyncgenfunction(inner):
-            bounded = self._generator(inner, streaming=streaming)
-        else:
-            bounded = self._coroutine(inner, streaming=streaming)
-        return make(bounded, handler.request_deserializer, handler.response_serializer)
+            return unread(handler, self._refuse)
+        inner = function_of(handler)
+        wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
+        return with_function(handler, wrap(inner, streaming=streaming))
 
     def _coroutine(self, inner: Callable[..., Any], *, streaming: bool) -> Callable[..., Any]:
         async def bounded(request: Any, context: Any) -> Any:

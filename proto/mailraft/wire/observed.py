@@ -16,15 +16,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from mailraft.v1 import common_pb2
 from mailraft.wire import tracing
-
-if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
+from mailraft.wire.handlers import Handler, function_of, with_function
 
 _PACKAGE = "/mailraft.v1."
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -135,12 +133,7 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
         return self._watched(_short(handler_call_details.method), handler)
 
     def _watched(self, method: str, handler: Handler) -> Handler:
-        inner: Any = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
+        inner = function_of(handler)
         streaming = handler.request_streaming or handler.response_streaming
         if inspect.isasyncgenfunction(inner):
             watched = self._generator(method, inner)
@@ -148,13 +141,7 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
             watched = self._coroutine(method, inner, streaming=streaming)
         else:
             return handler
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        return make(watched, handler.request_deserializer, handler.response_serializer)
+        return with_function(handler, watched)
 
     def _coroutine(
         self, method: str, inner: Callable[..., Any], *, streaming: bool
