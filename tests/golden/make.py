@@ -1,8 +1,7 @@
 """Writes the samples of the version that is worked on, as serialized by the code of today.
 
-That is the one in pyproject.toml, or the next minor one once that is released: what a release wrote
-must be readable for ever, and is never written again. Only for types whose sample no earlier
-version holds already.
+That is the one in pyproject.toml, without its ".dev": what a release wrote must be readable for
+ever, and is never written again. Only for types whose sample no earlier version holds already.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from releases import CHANGELOG, releases  # noqa: E402
 def version_to_come() -> str:
     """The version whose samples may still change."""
     version: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    changelog = CHANGELOG.read_text("utf-8")
-    if version not in {release.version for release in releases(changelog) if release.commit}:
-        return version
-    major, minor, _ = version.split(".")
-    return f"{major}.{int(minor) + 1}.0"
+    version = version.partition(".dev")[0]
+    if version in {release.version for release in releases(CHANGELOG.read_text("utf-8"))}:
+        raise SystemExit(f"{version} is released: name the next version in pyproject.toml")
+    return version
 
 
 def main() -> None:
