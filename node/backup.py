@@ -6,9 +6,8 @@ at a time, throttled. The log is read from what is applied, so everything sent i
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import grpc
@@ -20,6 +19,7 @@ from mailraft.node.engine.errors import CorruptionError, EngineError
 from mailraft.node.engine.snapshot import Pack, SnapshotSource
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import GroupId, LogCorruptError
+from mailraft.node.pace import Pace
 from mailraft.node.runtime import now_s
 from mailraft.node.services import convert, mutations, validate
 from mailraft.node.shard import Replica
@@ -27,8 +27,6 @@ from mailraft.node.snapshots import end_message, pack_message
 from mailraft.v1 import common_pb2
 from mailraft.wire import errors
 
-# What a backup may take of a node at most, whatever it asks for.
-BYTES_PER_S = 64 * 1024 * 1024
 # One step of reading the log: what holds the loop for about as long as a pack of a snapshot.
 STEP_BYTES = 256 * 1024
 READ_S, PROPOSE_S = 10.0, 10.0
@@ -50,8 +48,16 @@ class Node(Protocol):
 class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
     """Implements BackupService of mailraft.internal.v1."""
 
-    def __init__(self, store: Store, node: Node, replicas: Mapping[GroupId, Replica]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        replicas: Mapping[GroupId, Replica],
+        late_ms: Callable[[], float],
+    ) -> None:
+        """late_ms: as of node.pace."""
         self._store, self._node, self._replicas = store, node, replicas
+        self._late_ms = late_ms
         self._busy = False
 
     async def ReadShard(  # noqa: N802  # the name of the RPC
@@ -63,7 +69,8 @@ class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
         try:
             time_ms = await self._catch_up(request.group)
             source = self._store.snapshot(request.group, bodies_above=request.bodies_above)
-            async for response in _packs(source, time_ms, request.bytes_per_s):
+            pace = Pace(self._late_ms, request.bytes_per_s)
+            async for response in _packs(source, time_ms, pace):
                 yield response
         except errors.MailraftError as error:
             await errors.abort(context, error)
@@ -113,7 +120,7 @@ class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
         group, at = request.group, request.after_index
         time_ms = await self._catch_up(group)
         last = self._store.applied(group)[0]
-        log, pace = self._store.log(group), _Pace(request.bytes_per_s)
+        log, pace = self._store.log(group), Pace(self._late_ms, request.bytes_per_s)
         while at < last:
             entries = log.entries(at + 1, last, STEP_BYTES)
             if not entries or entries[0].index != at + 1:  # compacted, maybe since it began
@@ -152,23 +159,10 @@ class BackupService(backup_service_pb2_grpc.BackupServiceServicer):
             raise convert.refusal(reply.refusal)
 
 
-class _Pace:
-    """Others get their turn between two steps, and the disk and the network are left to them."""
-
-    def __init__(self, bytes_per_s: int) -> None:
-        self._bytes_per_s = min(bytes_per_s or BYTES_PER_S, BYTES_PER_S)
-        self._due_s = time.monotonic()
-
-    async def spent(self, size_bytes: int) -> None:
-        """Wait until these bytes may have been read."""
-        self._due_s += size_bytes / self._bytes_per_s
-        await asyncio.sleep(max(0.0, self._due_s - time.monotonic()))
-
-
 async def _packs(
-    source: SnapshotSource, time_ms: int, bytes_per_s: int
+    source: SnapshotSource, time_ms: int, pace: Pace
 ) -> AsyncIterator[pb.ReadShardResponse]:
-    applied, pace = source.applied, _Pace(bytes_per_s)
+    applied = source.applied
     packs: Iterator[Pack] = source.packs()
     yield pb.ReadShardResponse(
         begin=pb.ReadShardBegin(

@@ -7,11 +7,10 @@ orphan unless it waits to be collected (free_body rows, in another order: looked
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 
@@ -22,12 +21,12 @@ from mailraft.node.engine import keys
 from mailraft.node.engine.errors import CorruptionError, UnknownGroupError
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import GroupId
+from mailraft.node.pace import Pace
 
 log = logging.getLogger(__name__)
 
 # One step of reading: what holds the loop for about as long as a pack of a snapshot.
 STEP_ROWS, STEP_BYTES = 500, 256 * 1024
-BYTES_PER_S = 64 * 1024 * 1024
 ROWS_PER_S = 100_000
 # A response is sent this often.
 TELL_S = 1.0
@@ -123,8 +122,9 @@ class BodyAudit:
 class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
     """Audits, throttled."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, late_ms: Callable[[], float]) -> None:
+        """late_ms: as of node.pace."""
+        self._store, self._late_ms = store, late_ms
         self._busy = False
 
     async def AuditBodies(  # noqa: N802  # the name of the RPC
@@ -150,11 +150,9 @@ class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
 
     async def _audit(self, group: GroupId) -> AsyncIterator[audit_service_pb2.AuditBodiesResponse]:
         audit = BodyAudit(self._store, group)
-        due_s = told_s = time.monotonic()
+        told_s, pace = time.monotonic(), Pace(self._late_ms)
         for rows, size_bytes in audit.steps():
-            due_s += max(rows / ROWS_PER_S, size_bytes / BYTES_PER_S)
-            # Also with nothing to wait for: others get their turn between two steps.
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await pace.spent(size_bytes, rows, ROWS_PER_S)
             if time.monotonic() - told_s >= TELL_S:
                 told_s = time.monotonic()
                 yield audit.found

@@ -6,8 +6,6 @@ Only nodes of this cluster may call it, each by its certificate (node/identity.p
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,39 +19,15 @@ from mailraft.node.disk_space import DiskSpace
 from mailraft.node.engine.store import Store
 from mailraft.node.identity import refuse_stranger
 from mailraft.node.interfaces import ClusterView, GroupId
+from mailraft.node.pace import LoopLag
 from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.shard import Replica
 from mailraft.wire import errors
 
 DEADLINE_MAX_S = 30.0
-LAG_PERIOD_S = 0.1
-LAG_SAMPLES = 50  # the worst of the last five seconds is told
 SIZE_AGE_S = 10.0  # walking the folder is not for every report
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class LoopLag:
-    """How late the event loop runs: what every caller waits on top."""
-
-    def __init__(self) -> None:
-        self._late_s: deque[float] = deque(maxlen=LAG_SAMPLES)
-        self._due_s = float("inf")
-
-    async def run(self) -> None:
-        while True:
-            self._due_s = time.monotonic() + LAG_PERIOD_S
-            await asyncio.sleep(LAG_PERIOD_S)
-            self._late_s.append(time.monotonic() - self._due_s)
-
-    def worst_within_ms(self, within_s: float) -> float:
-        """In the time that has just passed; what holds the loop up until now counts."""
-        latest = list(self._late_s)[-1 - int(within_s / LAG_PERIOD_S) :]
-        return max([*latest, time.monotonic() - self._due_s]) * 1000
-
-    @property
-    def worst_ms(self) -> int:
-        return int(max(self._late_s, default=0.0) * 1000)
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -67,6 +41,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         runtime: Runtime,
         replicas: Mapping[GroupId, Replica],
         *,
+        lag: LoopLag,
         clocks: PeerClocks,
         space: DiskSpace,
         digests: DigestExchange,
@@ -75,9 +50,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     ) -> None:
         self._view, self._store, self._host = view, store, host
         self._runtime, self._replicas = runtime, replicas
-        self._clocks, self._space, self._digests = clocks, space, digests
+        self._lag, self._clocks, self._space, self._digests = lag, clocks, space, digests
         self._version, self._feature_level = version, feature_level
-        self.lag = LoopLag()
         self._used_bytes, self._used_s = 0, float("-inf")
 
     async def Report(  # noqa: N802  # the name of the RPC
@@ -99,7 +73,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             disk_total_bytes=usage.total_bytes,
             disk_full=self._space.full,
             clock_ahead_ms=self._clocks.skew_ms(),
-            loop_lag_ms=self.lag.worst_ms,
+            loop_lag_ms=self._lag.worst_ms,
             address=next(p.address for p in self._view.peers() if p.node == self._view.node),
         )
 

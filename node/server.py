@@ -42,6 +42,7 @@ from mailraft.node.hosting import Hosting
 from mailraft.node.housekeeper import Housekeeper
 from mailraft.node.interfaces import META_GROUP, ClusterView, GroupId, ReplicaId, StateMachine
 from mailraft.node.metrics import NodeMetrics, ShardCollector
+from mailraft.node.pace import LoopLag, Pace
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
@@ -122,6 +123,7 @@ class NodeServer:
         self._running: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
+        self._lag = LoopLag()
         self._lagging: asyncio.Task[None] | None = None
         self._stepping_down: list[asyncio.Task[None]] = []
         self._space: DiskSpace | None = None
@@ -157,7 +159,12 @@ class NodeServer:
         )
         self._hosting.start()
         self._snapshots = SnapshotSender(
-            self._store, host, view, options.credentials, self._runtime.tell
+            self._store,
+            host,
+            view,
+            options.credentials,
+            self._runtime.tell,
+            Pace(self._lag.lately_ms),
         )
         self._runtime.send_snapshots_by(self._snapshots.want)
         options.registry.register(ShardCollector(host, self._replicas, self._snapshots.metrics))
@@ -167,7 +174,7 @@ class NodeServer:
         )
         server = self._server = await self._served(host, receiver)
         options.registry.register(
-            DiskCollector(self._store, lambda: self._control.lag.worst_ms, lambda: space.full)
+            DiskCollector(self._store, lambda: self._lag.worst_ms, lambda: space.full)
         )
         port = add_port(server, options.listen_address, options.credentials)
         await server.start()
@@ -175,7 +182,7 @@ class NodeServer:
         self._sending = self._begin(self._snapshots.run(), "snapshots")
         self._running = self._begin(self._runtime.run(), "runtime")
         self._comparing = self._begin(self._digests.run(), "digests")
-        self._lagging = self._begin(self._control.lag.run(), "loop lag")
+        self._lagging = self._begin(self._lag.run(), "loop lag")
         self._following = self._begin(self._follow_map(), "map")
         while_off = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
         while_full = hand_over_while_full(
@@ -221,6 +228,7 @@ class NodeServer:
             host,
             runtime,
             self._replicas,
+            lag=self._lag,
             clocks=self._clocks,
             space=self._space,
             digests=digests,
@@ -228,8 +236,10 @@ class NodeServer:
             feature_level=FEATURE_LEVEL,
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, server)
-        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(store), server)
-        backup = BackupService(store, self, self._replicas)
+        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(
+            AuditService(store, self._lag.lately_ms), server
+        )
+        backup = BackupService(store, self, self._replicas, self._lag.lately_ms)
         backup_service_pb2_grpc.add_BackupServiceServicer_to_server(backup, server)
         return server
 
@@ -239,7 +249,7 @@ class NodeServer:
         return Observe((calls.ended, slow.ended), (calls.stream_began,))
 
     def _worst_lag_ms(self, within_s: float) -> float:
-        return self._control.lag.worst_within_ms(within_s)
+        return self._lag.worst_within_ms(within_s)
 
     def checks(self) -> Mapping[str, str]:
         """What must hold so that it can answer, and why it does not; empty: it does."""

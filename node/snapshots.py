@@ -23,6 +23,7 @@ from mailraft.node.engine.snapshot import Pack, SnapshotSource
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import ClusterView, node_of
 from mailraft.node.metrics import SnapshotMetrics
+from mailraft.node.pace import Pace
 from mailraft.node.peers import PEER_OPTIONS
 from mailraft.wire.credentials import AnyCredentials, open_channel
 
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 # What may be on its way without an acknowledgement.
 WINDOW_BYTES = 4 * 1024 * 1024
-# Per node, so that a snapshot never takes the disk and the network from those who are served.
-BYTES_PER_S = 64 * 1024 * 1024
 # The receiver may have to flush, ingest and wait for a turn in between.
 STALL_S_MAX = 20.0
 ATTEMPTS_MAX = 5
@@ -129,14 +128,12 @@ class SnapshotSender:
         view: ClusterView,
         credentials: AnyCredentials,
         tell: Callable[[Event], None],
-        *,
-        bytes_per_s: int = BYTES_PER_S,
+        pace: Pace,
     ) -> None:
         self._store, self._host, self._view = store, host, view
-        self._credentials, self._tell, self._bytes_per_s = credentials, tell, bytes_per_s
+        self._credentials, self._tell, self._pace = credentials, tell, pace
         self._queue: asyncio.Queue[SnapshotWanted] = asyncio.Queue(QUEUE_MAX)
         self._next_id = time.time_ns()  # another life of this node gives other ids
-        self._due_s = 0.0
         self.metrics = SnapshotMetrics()
 
     def want(self, wanted: SnapshotWanted) -> None:
@@ -242,21 +239,13 @@ class SnapshotSender:
 
     async def _pump(self, stream: _Stream, feed: _Feed) -> None:
         while (pack := feed.take()) is not None:
-            await self._throttle(pack.size_bytes)
             await stream.write(snapshot_pb2.InstallSnapshotRequest(pack=pack_message(pack)))
+            await self._pace.spent(pack.size_bytes)  # over all snapshots of this node
             while feed.in_flight_bytes > WINDOW_BYTES:
                 feed.held((await stream.read()).packs_held)
         await stream.write(snapshot_pb2.InstallSnapshotRequest(end=feed.end()))
         while (answer := await stream.read()).verdict != DONE:
             feed.held(answer.packs_held)
-
-    async def _throttle(self, size_bytes: int) -> None:
-        """Wait until these bytes may go, over all snapshots of this node."""
-        now = time.monotonic()
-        start_s = max(self._due_s, now)
-        self._due_s = start_s + size_bytes / self._bytes_per_s
-        # Also with nothing to wait for: others get their turn between two packs.
-        await asyncio.sleep(start_s - now)
 
 
 class _Stream:
