@@ -74,6 +74,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             disk_full=self._space.full,
             clock_ahead_ms=self._clocks.skew_ms(),
             loop_lag_ms=self._lag.worst_ms,
+            flush_ms=self._runtime.flush_ms,
             address=next(p.address for p in self._view.peers() if p.node == self._view.node),
         )
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 INBOX_EVENTS_MAX = 4_096
 # How long what was flushed may wait for the watermark that proves it (docs/guarantees.md).
 WATERMARK_S = 0.1
+FLUSHES_KEPT = 16  # of which the median is told
 
 
 class Streams(Protocol):
@@ -96,6 +99,7 @@ class Runtime:
         self._durable = 0
         self._stopping = False
         self.traces, self._flushes = EntryTraces(host.node), Flushes()
+        self._flush_took_s: deque[float] = deque(maxlen=FLUSHES_KEPT)
         self._followers: list[tuple[GroupId, asyncio.Future[None]]] = []
         self._want_snapshot: Callable[[SnapshotWanted], None] = lambda _: None
         self._between: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
@@ -207,6 +211,12 @@ class Runtime:
     def flush_waits_s(self) -> float:
         """How long the flush that is under way has taken so far; 0 while there is none."""
         return now_s() - self._flush_began_s if self._flush is not None else 0.0
+
+    @property
+    def flush_ms(self) -> int:
+        """What a flush takes: the median of the latest, or that under way if it takes longer."""
+        usual_s = statistics.median(self._flush_took_s or (0.0,))
+        return int(max(usual_s, self.flush_waits_s) * 1000)
 
     async def install(self, arrived: SnapshotArrived) -> bool:
         """Hand a snapshot to consensus; whether it is live, on disk with the next flush."""
@@ -413,6 +423,7 @@ class Runtime:
         flush.result()  # any error ends the process: what is durable now is unknown (fsyncgate)
         self._durable = max(self._durable, self._flush_covers)
         self._flushed_s = now_s()
+        self._flush_took_s.append(self._flushed_s - self._flush_began_s)
         self._flushes.flushed(self._durable, self._flushed_s)
         if self.traces:
             self.traces.flushed(self._durable, self._flushed_s)

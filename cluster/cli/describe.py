@@ -59,6 +59,7 @@ def node(status: cluster_pb2.NodeStatus) -> dict[str, object]:
         "disk_total_bytes": status.disk_total_bytes,
         "loop_lag_ms": status.loop_lag_ms,
         "clock_ahead_ms": status.clock_ahead_ms,
+        "flush_ms": status.flush_ms,
     }
 
 

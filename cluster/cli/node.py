@@ -90,6 +90,7 @@ async def status(it: Session, node: NodeArgument) -> None:
     if found.reachable:
         used, free = map(describe.size, (found.disk_used_bytes, found.disk_free_bytes))
         line += f" stores={used} free={free} lag={found.loop_lag_ms} ms"
+        line += f" flush={found.flush_ms} ms"
     else:
         line += f" SILENT for {found.heard_age_ms / 1000:.0f} s"
     it.tell(line, {**describe.node(found), "shards": described})

@@ -16,6 +16,8 @@ from mailraft.v1 import admin_pb2, cluster_pb2
 
 # Long before a leader stops to stamp (node.clocks.SKEW_MS_MAX).
 CLOCK_OFF_MS_MAX = 10_000
+# The median of flushes, the worst turn of a loop: hundred times what they are on a healthy node.
+FLUSH_SLOW_MS, LOOP_LATE_MS = 250, 1_000
 SHARDS_NAMED_MAX = 5
 # By group and replica id: another life of a replica may still lie on the same node.
 Reports = Mapping[tuple[int, int], control_pb2.ReplicaReport]
@@ -60,6 +62,7 @@ def _node(
         disk_total_bytes=report.disk_total_bytes,
         loop_lag_ms=report.loop_lag_ms,
         clock_ahead_ms=report.clock_ahead_ms,
+        flush_ms=report.flush_ms,
     )
 
 
@@ -181,6 +184,10 @@ def _about_node(
         yield alarm("disk-full", "has a full disk: it takes no new mail, only deletes")
     elif nearly_full(usage):
         yield alarm("disk-nearly-full", f"has {usage.used_ratio:.0%} of its disk used")
+    if report.flush_ms > FLUSH_SLOW_MS:
+        yield alarm("disk-slow", f"has a slow disk: a flush takes {report.flush_ms} ms")
+    if report.loop_lag_ms > LOOP_LATE_MS:
+        yield alarm("node-slow", f"is slow: calls wait up to {report.loop_lag_ms} ms for a turn")
     if abs(report.clock_ahead_ms) > CLOCK_OFF_MS_MAX:
         yield alarm("clock-off", f"has its clock {report.clock_ahead_ms / 1000:+.0f} s off")
 

@@ -100,6 +100,8 @@ def test_fewer_hosts_than_replicas() -> None:
         ("disk-nearly-full/2", "n2 has 86% of its disk used"),
         ("disk-full/2", "n2 has a full disk: it takes no new mail, only deletes"),
         ("clock-off/2", "n2 has its clock -11 s off"),
+        ("disk-slow/2", "n2 has a slow disk: a flush takes 400 ms"),
+        ("node-slow/2", "n2 is slow: calls wait up to 2000 ms for a turn"),
     ],
 )
 def test_a_node_that_tells_of_trouble(alarm: str, message: str) -> None:
@@ -117,6 +119,10 @@ def test_a_node_that_tells_of_trouble(alarm: str, message: str) -> None:
             report.disk_free_bytes = 14 * GIB
         case "disk-full":
             report.disk_full = True
+        case "disk-slow":
+            report.flush_ms = 400
+        case "node-slow":
+            report.loop_lag_ms = 2_000
         case _:
             report.clock_ahead_ms = -CLOCK_OFF_MS_MAX - 1_000
     told = overview(before)

@@ -535,6 +535,7 @@ class NodeStatus(_message.Message):
     DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     LOOP_LAG_MS_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_MS_FIELD_NUMBER: _builtins.int
+    FLUSH_MS_FIELD_NUMBER: _builtins.int
     reachable: _builtins.bool
     """Whether it was heard lately, and how long ago."""
     heard_age_ms: _builtins.int
@@ -550,6 +551,10 @@ class NodeStatus(_message.Message):
     """How late its event loop runs: what a caller waits on top."""
     clock_ahead_ms: _builtins.int
     """How far its wall clock is ahead of the median of its peers; below 0: behind."""
+    flush_ms: _builtins.int
+    """What a flush of its log takes: the median of the latest, or that under way
+    if it takes longer.
+    """
     @_builtins.property
     def node(self) -> Global___Node: ...
     def __init__(
@@ -565,10 +570,11 @@ class NodeStatus(_message.Message):
         disk_total_bytes: _builtins.int = ...,
         loop_lag_ms: _builtins.int = ...,
         clock_ahead_ms: _builtins.int = ...,
+        flush_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "loop_lag_ms", b"loop_lag_ms", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "flush_ms", b"flush_ms", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "loop_lag_ms", b"loop_lag_ms", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,6 +54,7 @@ class ReportResponse(_message.Message):
     DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_MS_FIELD_NUMBER: _builtins.int
     DISK_FULL_FIELD_NUMBER: _builtins.int
+    FLUSH_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     version: _builtins.str
     feature_level: _builtins.int
@@ -72,6 +73,8 @@ class ReportResponse(_message.Message):
     """How far its wall clock is ahead of the median of its peers; below 0: behind."""
     disk_full: _builtins.bool
     """What is free is below its reserve: it takes no new mail."""
+    flush_ms: _builtins.int
+    """What a flush of its log takes: the median of the latest, or that under way if it takes longer."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]: ...
     def __init__(
@@ -89,10 +92,11 @@ class ReportResponse(_message.Message):
         disk_total_bytes: _builtins.int = ...,
         clock_ahead_ms: _builtins.int = ...,
         disk_full: _builtins.bool = ...,
+        flush_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_full", b"disk_full", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "epoch", b"epoch", "feature_level", b"feature_level", "loop_lag_ms", b"loop_lag_ms", "node_id", b"node_id", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_full", b"disk_full", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "epoch", b"epoch", "feature_level", b"feature_level", "flush_ms", b"flush_ms", "loop_lag_ms", b"loop_lag_ms", "node_id", b"node_id", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
