@@ -56,6 +56,7 @@ INBOX_EVENTS_MAX = 4_096
 # How long what was flushed may wait for the watermark that proves it (docs/guarantees.md).
 WATERMARK_S = 0.1
 FLUSHES_KEPT = 16  # of which the median is told
+FLUSH_PATIENCE_S = 0.02  # work waits no longer for a flush under way
 
 
 class Streams(Protocol):
@@ -119,8 +120,10 @@ class Runtime:
         await self._room.wait()
 
     def wake(self) -> None:
-        """There is work. While a flush is under way it waits, and is taken with the rest."""
-        if self._flush is None:
+        """There is work. It waits for a flush under way, and is taken with the rest; but a slow disk
+        of this node must not hold up what others can do without it.
+        """
+        if self._flush is None or self.flush_waits_s > FLUSH_PATIENCE_S:
             self._due.set()
 
     def ask(self, group: GroupId) -> None:
@@ -407,6 +410,11 @@ class Runtime:
         loop = asyncio.get_running_loop()
         self._flush = loop.run_in_executor(self._disk, self._sync)
         self._flush.add_done_callback(lambda _: self._due.set())
+        loop.call_later(FLUSH_PATIENCE_S, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        if self.flush_waits_s >= FLUSH_PATIENCE_S and (self._inbox or self._asking):
+            self._due.set()
 
     def _sync(self) -> int:
         """On the disk thread."""

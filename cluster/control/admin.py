@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import grpc
 from google.protobuf.message import Message
 
@@ -11,6 +13,7 @@ from mailraft.cluster.control.jobs import Jobs
 from mailraft.cluster.control.metagroup import MetaGroup, fingerprint
 from mailraft.cluster.control.observed import Observed
 from mailraft.cluster.control.overview import overview
+from mailraft.cluster.control.upgrades import enabled, level_to_enable
 from mailraft.cluster.meta import settings, state
 from mailraft.cluster.topology import Node, PlacementError, Topology
 from mailraft.internal.v1 import control_pb2, meta_pb2
@@ -20,6 +23,7 @@ from mailraft.v1 import admin_pb2, cluster_pb2, job_pb2
 from mailraft.wire import errors
 
 MOVES_TOLD_MAX = 1_000
+FINALIZE_TRIES = 3
 HAND_OVER_DEADLINE_S = 5.0
 
 
@@ -42,8 +46,8 @@ class Admin:
                 "Rebalance": self.Rebalance,
                 "GetSettings": self.GetSettings,
                 "UpdateSettings": self.UpdateSettings,
+                "FinalizeUpgrade": self.FinalizeUpgrade,
             },
-            later={"FinalizeUpgrade": "planned with upgrades"},
         )
 
     async def GetClusterStatus(
@@ -174,6 +178,26 @@ class Admin:
         reply = await self._decide(request, meta_pb2.MetaCommand(change_settings=change), call)
         return admin_pb2.UpdateSettingsResponse(settings=reply.settings)
 
+    # ---- versions
+
+    async def FinalizeUpgrade(
+        self, request: admin_pb2.FinalizeUpgradeRequest, call: Call
+    ) -> admin_pb2.FinalizeUpgradeResponse:
+        for _ in range(FINALIZE_TRIES):
+            seen = await self._look(call)
+            level = level_to_enable(seen, request.feature_level)
+            if level == enabled(seen):
+                break
+            # Of the nodes that were asked: none was admitted, or told another version, since then.
+            enable = meta_pb2.EnableLevel(feature_level=level)
+            command = meta_pb2.MetaCommand(enable_level=enable, if_epoch=seen.map.epoch)
+            with contextlib.suppress(errors.EpochMismatchError):
+                await self._decide(request, command, call)
+                break
+        else:
+            raise errors.NoLeaderError("the map changes all the time: ask again")
+        return admin_pb2.FinalizeUpgradeResponse(feature_level=level)
+
     # ---- inside
 
     async def _begin(
@@ -188,7 +212,7 @@ class Admin:
         """Propose it, or only look what it would do (validate_only)."""
         command.request_id = request.request_id  # type: ignore[attr-defined]  # each has it
         command.fingerprint = fingerprint(request)
-        command.if_epoch = getattr(request, "if_epoch", 0)
+        command.if_epoch = command.if_epoch or getattr(request, "if_epoch", 0)
         if request.validate_only:  # type: ignore[attr-defined]
             return await self._meta.preview(command, deadline_s=call.deadline_s)
         return await self._meta.propose(command, deadline_s=call.deadline_s)

@@ -23,6 +23,7 @@ from mailraft.cluster.control.observed import (
     HandOver,
     Observed,
     Record,
+    RecordForced,
     SetState,
 )
 from mailraft.cluster.control.plan import plan
@@ -192,8 +193,12 @@ class Controller:
         await self._meta.propose(command, deadline_s=self._now_s() + PROPOSE_DEADLINE_S)
 
 
-def command_of(action: Record | Begin | Advance | SetState | Describe) -> meta_pb2.MetaCommand:
+def command_of(
+    action: Record | RecordForced | Begin | Advance | SetState | Describe,
+) -> meta_pb2.MetaCommand:
     match action:
+        case RecordForced(shard):
+            return meta_pb2.MetaCommand(record_forced=meta_pb2.RecordShard(shard=shard))
         case Record(shard):
             return meta_pb2.MetaCommand(record_shard=meta_pb2.RecordShard(shard=shard))
         case Begin(spec, parent):
@@ -212,7 +217,7 @@ def command_of(action: Record | Begin | Advance | SetState | Describe) -> meta_p
 
 def _named(action: Action) -> str:
     match action:
-        case Record(shard):
+        case Record(shard) | RecordForced(shard):
             return f"record shard {shard.id} at version {shard.configuration_version}"
         case Change(_, group, version, voters, learners):
             return f"change shard {group} from version {version}: {voters} and {learners}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc
 
 from mailraft.cluster.control.metagroup import MetaGroup
-from mailraft.cluster.errors import MapFileError
+from mailraft.cluster.errors import MapFileError, TooOldError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.meta import state
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
@@ -24,7 +24,9 @@ RETRY_S = 0.5
 
 
 class MapFollower:
-    """`run` until cancelled. removed: called once the map says that this node has left."""
+    """`run` until cancelled. ended: called once the map says that this node has left (None), or is
+    too old for the cluster.
+    """
 
     def __init__(
         self,
@@ -33,10 +35,10 @@ class MapFollower:
         credentials: AnyCredentials,
         *,
         now_s: Callable[[], float],
-        removed: Callable[[], None],
+        ended: Callable[[TooOldError | None], None],
     ) -> None:
         self._maps, self._meta, self._credentials = maps, meta, credentials
-        self._now_s, self._removed = now_s, removed
+        self._now_s, self._ended = now_s, ended
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as both:
@@ -100,10 +102,12 @@ class MapFollower:
             and mine.state == cluster_pb2.NODE_STATE_REMOVED
         ):
             log.warning("node %d has left the cluster", self._maps.node)
-            self._removed()
+            self._ended(None)
             return
         try:
             if self._maps.install(bare):
                 log.info("cluster map of epoch %d", bare.epoch)
+        except TooOldError as error:
+            self._ended(error)
         except MapFileError as error:
             log.error("a map of another node is not taken: %s", error)  # noqa: TRY400 - no bug of ours

@@ -11,6 +11,7 @@ from mailraft.cluster.control.driver import Controller
 from mailraft.cluster.control.following import MapFollower
 from mailraft.cluster.control.jobs import Jobs
 from mailraft.cluster.control.metagroup import MetaGroup
+from mailraft.cluster.errors import TooOldError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.meta.machine import MetaStateMachine
 from mailraft.node.server import NodeOptions, NodeServer
@@ -29,7 +30,7 @@ class Member:
         self._meta = MetaGroup(maps, lambda: node.meta, wall_ms=node.wall_ms)
         self.controller = Controller(maps, self._meta, credentials, now_s=node.now_s)
         self._follower = MapFollower(
-            maps, self._meta, credentials, now_s=node.now_s, removed=self._leave
+            maps, self._meta, credentials, now_s=node.now_s, ended=self._leave
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,6 +64,10 @@ class Member:
         if error is not None and not self.failed.done():
             self.failed.set_exception(error)
 
-    def _leave(self) -> None:
-        if not self.failed.done():
+    def _leave(self, error: TooOldError | None) -> None:
+        if self.failed.done():
+            return
+        if error is None:
             self.failed.set_result(None)
+        else:
+            self.failed.set_exception(error)

@@ -15,7 +15,7 @@ from mailraft.node.mailstore.overlay import Overlay
 from mailraft.node.services import convert
 from mailraft.node.shard import Replica
 from mailraft.v1 import common_pb2, error_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, feature_levels
 
 
 class MetaGroup:
@@ -49,6 +49,7 @@ class MetaGroup:
     ) -> meta_pb2.MetaReply:
         """Have a command decided. Raises what it is refused with, and NotLeaderError."""
         replica = self._leader()
+        self._check_level(command)
         command.time_ms = self._wall_ms()
         committed = await replica.propose(command, deadline_s=deadline_s)
         return _accepted(committed.reply)
@@ -58,6 +59,7 @@ class MetaGroup:
     ) -> meta_pb2.MetaReply:
         """What the command would answer now. Changes nothing."""
         view = await self.read(deadline_s=deadline_s)
+        self._check_level(command)
         command.time_ms = self._wall_ms()
         return _accepted(machine.run(Overlay(view), command))
 
@@ -78,6 +80,10 @@ class MetaGroup:
         if replica is None or replica.stopped:
             return False
         return await replica.wait_applied(deadline_s=deadline_s)
+
+    def _check_level(self, command: meta_pb2.MetaCommand) -> None:
+        settings = (f"mailraft.v1.Settings.{each}" for each in command.change_settings.fields)
+        feature_levels.check(command, self._maps.feature_level, settings)
 
     def _leader(self) -> Replica:
         replica = self._meta()

@@ -12,6 +12,8 @@ from mailraft.v1 import admin_pb2, cluster_pb2, job_pb2
 
 # Reports come twice a second; one that is so old says nothing about now.
 HEARD_LATELY_S = 3.0
+# The median of the latest flushes: hundred times what it is on a healthy disk.
+FLUSH_SLOW_MS = 250
 
 
 @dataclass(frozen=True)  # without slots: it remembers what is looked up often
@@ -50,6 +52,11 @@ class Observed:
     def silent(self, number: int) -> bool:
         """Whether it is down, for all we know: neither, while we have not asked for long enough."""
         return self.silent_s.get(number, 0.0) >= HEARD_LATELY_S
+
+    def slow_disk(self, number: int) -> bool:
+        """Whether it can serve, but should lead nothing."""
+        report = self.reports.get(number)
+        return report is not None and report.flush_ms > FLUSH_SLOW_MS
 
     def dead(self, number: int) -> bool:
         """Whether it has been silent for so long that its replicas are placed anew."""
@@ -93,6 +100,13 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class Record:
     """Put the configuration that is in force into the map."""
+
+    shard: cluster_pb2.Shard
+
+
+@dataclass(frozen=True, slots=True)
+class RecordForced:
+    """The same, where what the map says may not be the newest that was decided."""
 
     shard: cluster_pb2.Shard
 
@@ -146,7 +160,7 @@ class Describe:
     address: str
 
 
-Action = Record | Change | HandOver | Begin | Advance | SetState | Describe
+Action = Record | RecordForced | Change | HandOver | Begin | Advance | SetState | Describe
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from mailraft.cluster.control.node_jobs import META_REPLICATION
 from mailraft.cluster.control.observed import Observed
+from mailraft.cluster.control.upgrades import enabled
 from mailraft.cluster.topology import Node
 from mailraft.internal.v1 import control_pb2
 from mailraft.node.disk_space import nearly_full
@@ -16,8 +17,8 @@ from mailraft.v1 import admin_pb2, cluster_pb2
 
 # Long before a leader stops to stamp (node.clocks.SKEW_MS_MAX).
 CLOCK_OFF_MS_MAX = 10_000
-# The median of flushes, the worst turn of a loop: hundred times what they are on a healthy node.
-FLUSH_SLOW_MS, LOOP_LATE_MS = 250, 1_000
+# The worst turn of a loop: hundred times what it is on a healthy node.
+LOOP_LATE_MS = 1_000
 SHARDS_NAMED_MAX = 5
 # By group and replica id: another life of a replica may still lie on the same node.
 Reports = Mapping[tuple[int, int], control_pb2.ReplicaReport]
@@ -44,6 +45,7 @@ def overview(seen: Observed) -> admin_pb2.GetClusterStatusResponse:
         nodes=[_node(seen, each, held[each.id], led[each.id]) for each in seen.map.nodes],
         shards=shards,
         alarms=sorted(_alarms(seen, shards), key=lambda each: -each.severity),
+        feature_level=enabled(seen),
     )
 
 
@@ -62,6 +64,7 @@ def _node(
         disk_total_bytes=report.disk_total_bytes,
         loop_lag_ms=report.loop_lag_ms,
         clock_ahead_ms=report.clock_ahead_ms,
+        feature_level=report.feature_level,
         flush_ms=report.flush_ms,
     )
 
@@ -170,6 +173,9 @@ def _about_node(
     report = seen.reports.get(node.id)
     if report is None:
         return
+    if report.feature_level < enabled(seen):
+        knows = f"{report.version}, which understands feature level {report.feature_level}"
+        yield alarm("node-too-old", f"runs {knows}: at {enabled(seen)} the others refuse it")
     stopped = _groups(report, lambda each: each.stopped)
     if stopped:
         yield alarm("replica-stopped", f"has stopped its replicas of {_named(stopped)}", stopped)
@@ -184,7 +190,7 @@ def _about_node(
         yield alarm("disk-full", "has a full disk: it takes no new mail, only deletes")
     elif nearly_full(usage):
         yield alarm("disk-nearly-full", f"has {usage.used_ratio:.0%} of its disk used")
-    if report.flush_ms > FLUSH_SLOW_MS:
+    if seen.slow_disk(node.id):
         yield alarm("disk-slow", f"has a slow disk: a flush takes {report.flush_ms} ms")
     if report.loop_lag_ms > LOOP_LATE_MS:
         yield alarm("node-slow", f"is slow: calls wait up to {report.loop_lag_ms} ms for a turn")

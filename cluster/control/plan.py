@@ -18,10 +18,12 @@ from mailraft.cluster.control.observed import (
     Observed,
     Plan,
     Record,
+    RecordForced,
 )
 from mailraft.cluster.leaders import spread_leaders
 from mailraft.cluster.topology import Node, PlacementError, Topology
 from mailraft.internal.v1 import control_pb2
+from mailraft.node import forcing
 from mailraft.node.clocks import SKEW_MS_MAX
 from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.v1 import cluster_pb2
@@ -65,7 +67,7 @@ def room_for_moves(seen: Observed) -> int:
     return max(0, seen.settings.concurrent_moves - len(seen.moving))
 
 
-def _record(seen: Observed, known: cluster_pb2.Shard) -> Record | None:
+def _record(seen: Observed, known: cluster_pb2.Shard) -> Record | RecordForced | None:
     """Members that are in force and committed, and newer than what the map says."""
     leader = seen.settled(known.id)
     if leader is None or leader.configuration.version <= known.configuration_version:
@@ -80,6 +82,9 @@ def _record(seen: Observed, known: cluster_pb2.Shard) -> Record | None:
             else cluster_pb2.REPLICA_ROLE_LEARNER
         )
         told.replicas.add(replica_id=replica, node_id=node_of(replica), role=role)
+    forced = forcing.times_forced(told.configuration_version)
+    if told.id == META_GROUP and forced > forcing.times_forced(known.configuration_version):
+        return RecordForced(told)
     return Record(told)
 
 
@@ -118,6 +123,7 @@ def _leaders(seen: Observed) -> list[HandOver]:
         if seen.heard(each.id)
         and abs(seen.reports[each.id].clock_ahead_ms) <= SKEW_MS_MAX
         and not seen.reports[each.id].disk_full
+        and not seen.slow_disk(each.id)
     ]
     current = {
         group: (node_of(leader.replica_id), *_other_voters(seen, leader))

@@ -13,10 +13,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.faults.armed import ArmedChild
 from tests.faults.rows import ROWS
 
 from mailraft.client import AsyncClient, Consistency
 from mailraft.cluster.local import LocalCluster, LocalOptions
+from mailraft.cluster.operator import Operator
+from mailraft.node.consensus.compaction import CompactionLimits
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -27,11 +30,21 @@ HEALTHY_S, SLOW_S = 6.0, 10.0
 STOPPED_S, RUNNING_S = 0.2, 0.1
 READ_P99_MAX_S = 0.15
 SHARE_MAX = 0.15
+# Of every flush: a healthy one takes a few milliseconds.
+FLUSH_S, SEEN_S = 0.4, 20.0
+
+
+class SlowDiskChild(ArmedChild):
+    """Each of its flushes takes longer once it is armed."""
+
+    later = f"journal.before_sync=sleep:{FLUSH_S}"
+    entries_max = CompactionLimits().entries_max
 
 
 @pytest.fixture
-async def one_shard(tmp_path: Path) -> AsyncIterator[LocalCluster]:
+async def one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalCluster]:
     """Three nodes, of which one leads."""
+    monkeypatch.setattr("mailraft.cluster.local.Child", SlowDiskChild)
     async with LocalCluster(tmp_path / "cluster", LocalOptions(shards=1)) as running:
         await running.wait_ready()
         yield running
@@ -127,3 +140,57 @@ async def test_a_slow_follower_slows_nobody(one_shard: LocalCluster) -> None:
     assert reads >= 1_000, "void"
     assert reads_p99_s < max(READ_P99_MAX_S, 2 * healthy_s), remark
     assert share < SHARE_MAX, remark
+
+
+async def alarmed(operator: Operator, alarm: str) -> float:
+    """Seconds until it stands in the cluster's status."""
+    began_s = time.monotonic()
+    async with asyncio.timeout(SEEN_S):
+        while True:
+            told = await operator.status()
+            if alarm in {each.id for each in told.alarms}:
+                break
+            await asyncio.sleep(0.2)
+    return time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("role", ["follower", "leader"])
+async def test_a_slow_disk_slows_nobody_and_is_seen(one_shard: LocalCluster, role: str) -> None:
+    """Two of three are a majority without it, also when it is the leader's; status names it."""
+    leader = await one_shard.leader_of(1)
+    slow = next(node for node in one_shard.nodes if (node == leader) == (role == "leader"))
+    async with (
+        one_shard.client() as client,
+        Operator(one_shard.router_address, one_shard.credentials()) as operator,
+    ):
+        await client.create_account(ACCOUNT)
+        watched = Watched(client)
+        tasks = [
+            *(asyncio.create_task(watched.read(Consistency.LINEARIZABLE)) for _ in range(READERS)),
+            *(asyncio.create_task(watched.write()) for _ in range(WRITERS)),
+        ]
+        await asyncio.sleep(HEALTHY_S)
+        healthy_s, healthy_writes_s = p99_s(watched.reads_s), p99_s(watched.writes_s)
+        [child] = [each for each in one_shard.children() if each.name == f"n{slow}"]
+        assert isinstance(child, SlowDiskChild)
+        child.arm()
+        seen_s = await alarmed(operator, f"disk-slow/{slow}")
+        watched.forget()
+        await asyncio.sleep(SLOW_S)
+        reads, writes = len(watched.reads_s), len(watched.writes_s)
+        reads_p99_s, writes_p99_s = p99_s(watched.reads_s), p99_s(watched.writes_s)
+        for task in tasks:
+            assert not task.done(), task
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        leads = await one_shard.leader_of(1)
+    remark = (
+        f"reads p99 {healthy_s * 1000:.0f} -> {reads_p99_s * 1000:.0f} ms, "
+        f"writes p99 {healthy_writes_s * 1000:.0f} -> {writes_p99_s * 1000:.0f} ms, "
+        f"seen in status after {seen_s:.1f} s, {'it' if leads == slow else 'another'} leads"
+    )
+    counts = (reads + writes, reads + writes, reads + writes, 0, 0, "-", remark)
+    ROWS.append((f"16 slow disk of the {role}", *map(str, counts)))
+    assert reads >= 1_000, "void"
+    assert reads_p99_s < max(READ_P99_MAX_S, 2 * healthy_s), remark
+    assert writes_p99_s < max(READ_P99_MAX_S, 2 * healthy_writes_s), remark
