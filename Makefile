@@ -148,6 +148,7 @@ lint: $(VENV) mypytree ## check style, types, the contract, generated stubs and 
 	@echo "== mypy --strict";        $(BIN)/mypy build/mypy/mailraft $(wildcard tests bench tools)
 	@echo "== buf lint";             $(BIN)/python tools/protos.py lint
 	@echo "== buf breaking";         $(BIN)/python tools/protos.py breaking
+	@echo "== feature levels";       $(BIN)/python tools/feature_gates.py
 	@echo "== stubs as generated";   $(BIN)/python tools/protos.py check
 	@echo "== docs as generated";    $(BIN)/python tools/gen_docs.py --check
 	@echo "== tidy";                 $(BIN)/python -m pytest --quiet tests/unit/test_tidy.py

@@ -188,8 +188,11 @@ async def _serve(
         failure = await _told_or_failed(told, server.failed)
         serving = False
         if failure is not None:
-            log.error("failed", exc_info=failure)
+            expected = isinstance(failure, ClusterError)
+            log.error("failed", exc_info=None if expected else failure, reason=str(failure))
         stopped = await _stop(server, settings)
+    if isinstance(failure, ClusterError):
+        raise failure
     return ExitCode.OK if stopped and failure is None else ExitCode.FAILED
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from mailraft.wire import feature_levels
+
 
 class ExitCode(enum.IntEnum):
     """Exit statuses of the `mailraft` command. Scripts rely on them: never change one."""
@@ -39,6 +41,20 @@ class MapFileError(ClusterError):
 
     exit_code = ExitCode.USAGE
     reason = "BAD_MAP_FILE"
+
+
+class TooOldError(MapFileError):
+    """The cluster has enabled what this version does not understand."""
+
+    exit_code = ExitCode.FAILED
+    reason = "FEATURE_NOT_ENABLED"
+
+    def __init__(self, feature_level: int) -> None:
+        super().__init__(
+            f"the cluster is at feature level {feature_level}, this version understands "
+            f"{feature_levels.LEVEL}",
+            f"install {feature_levels.version_of(feature_level)} or newer (docs/upgrade.md)",
+        )
 
 
 class CertificateError(ClusterError):

@@ -14,13 +14,14 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from mailraft.cluster.addresses import split_address
-from mailraft.cluster.errors import MapFileError
+from mailraft.cluster.errors import MapFileError, TooOldError
 from mailraft.cluster.placement import place
 from mailraft.cluster.topology import Node, PlacementError
 from mailraft.node.engine.watermark import sync_path
 from mailraft.node.interfaces import META_GROUP, node_of, replica_id
 from mailraft.router.ring import slot_ranges
 from mailraft.v1 import cluster_pb2
+from mailraft.wire import feature_levels
 from mailraft.wire.slots import SLOTS
 
 REPLICATION = 3
@@ -37,7 +38,8 @@ def make(
 ) -> cluster_pb2.ClusterMap:
     """The first map of a cluster: shards placed on the nodes by the ring, slots in equal ranges.
 
-    With fewer than three hosts each holds a replica of every shard. Raises MapFileError.
+    With fewer than three hosts each holds a replica of every shard. Every node of a new cluster
+    has this version, or a newer one: what it understands is enabled. Raises MapFileError.
     """
     if not 1 <= shards <= SHARDS_MAX:
         raise MapFileError(f"{shards} shards: from 1 to {SHARDS_MAX} are possible")
@@ -53,6 +55,7 @@ def make(
         cluster_map.slots.add(first_slot=first, last_slot=last, shard=shard)
         cluster_map.shards.add(id=shard, replicas=placement[shard], configuration_version=1)
     add_meta(cluster_map)
+    cluster_map.feature_level = feature_levels.LEVEL
     check(cluster_map)
     return cluster_map
 
@@ -114,6 +117,8 @@ def load(path: Path) -> cluster_pb2.ClusterMap:
         cluster_map = json_format.Parse(text, cluster_pb2.ClusterMap())
         check(cluster_map)
         add_meta(cluster_map)
+    except TooOldError:
+        raise
     except (json_format.ParseError, MapFileError) as error:
         raise MapFileError(f"the cluster map {path} is not valid: {error}") from error
     return cluster_map
@@ -127,6 +132,8 @@ def check(cluster_map: cluster_pb2.ClusterMap) -> None:
         raise MapFileError("its epoch is 0")
     if cluster_map.slot_count != SLOTS:
         raise MapFileError(f"it has {cluster_map.slot_count} slots, not {SLOTS}")
+    if cluster_map.feature_level > feature_levels.LEVEL:
+        raise TooOldError(cluster_map.feature_level)
     _check_nodes(cluster_map)
     shards = [shard.id for shard in cluster_map.shards]
     if not shards or shards != sorted(set(shards)):

@@ -3,7 +3,8 @@
 For a node it is both what its services tell (node.services.Maps) and what the node goes by
 (node.interfaces.ClusterView). A node keeps a copy in its folder: it starts with that while the meta
 group is away, and it tells a replica that is placed here for the first time from one whose disk was
-lost.
+lost. That copy is without the feature level, which stands in the folder's own record: a version
+that is too old for it finds it there, and says so, where it could not even read the copy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mailraft.cluster import mapfile
 from mailraft.cluster.errors import MapFileError
 from mailraft.node.interfaces import Configuration, GroupId, Peer, ReplicaId
 from mailraft.v1 import cluster_pb2
+from mailraft.wire import feature_levels
 from mailraft.wire.slots import SLOTS
 
 FILE_NAME = "cluster-map.json"
@@ -113,6 +115,16 @@ class ClusterMaps:
     def epoch(self) -> int:
         return self._map.epoch
 
+    @property
+    def feature_level(self) -> int:
+        return self._map.feature_level or feature_levels.FIRST
+
+    def remember_level(self, level: int) -> None:
+        if level > self.feature_level:
+            raised = _copy(self._map)
+            raised.feature_level = level
+            self._take(raised)
+
     def peers(self) -> Sequence[Peer]:
         return self._peers
 
@@ -130,7 +142,9 @@ class ClusterMaps:
 
     def adopted(self) -> None:
         if self._file is not None:
-            mapfile.save(self._file, self._map)
+            saved = _copy(self._map)
+            saved.ClearField("feature_level")
+            mapfile.save(self._file, saved)
         self._known = frozenset(_replicas(self._map))
 
     # ---- inside ----------------------------------------------------------------------------------
@@ -165,8 +179,7 @@ class ClusterMaps:
     def _readdressed(self, cluster_map: cluster_pb2.ClusterMap) -> cluster_pb2.ClusterMap:
         if not self._moved:
             return cluster_map
-        changed = cluster_pb2.ClusterMap()
-        changed.CopyFrom(cluster_map)
+        changed = _copy(cluster_map)
         for node in changed.nodes:
             before, after = self._moved.get(node.id, ("", ""))
             if node.address == before:
@@ -174,6 +187,12 @@ class ClusterMaps:
             else:
                 self._moved.pop(node.id, None)
         return changed
+
+
+def _copy(cluster_map: cluster_pb2.ClusterMap) -> cluster_pb2.ClusterMap:
+    copy = cluster_pb2.ClusterMap()
+    copy.CopyFrom(cluster_map)
+    return copy
 
 
 def _replicas(cluster_map: cluster_pb2.ClusterMap) -> list[ReplicaId]:

@@ -59,7 +59,7 @@ class Hosting:
         for group, replica in self._held().items():
             if group != META_GROUP or self._meta is not None:
                 self._open(group, replica)
-        self._view.adopted()
+        self._adopted()
 
     def adopt(self) -> None:
         """Make what is hosted here what a newer map says. Between two turns of the runtime only."""
@@ -72,9 +72,14 @@ class Hosting:
             if group not in self._held():
                 self._create(group, replica, configuration)
                 self._open(group, replica)
-        self._view.adopted()
+        self._adopted()
 
     # ---- inside ----------------------------------------------------------------------------------
+
+    def _adopted(self) -> None:
+        # The level first: this node's copy of the map does not tell it.
+        self._store.raise_feature_level(self._view.feature_level)
+        self._view.adopted()
 
     def _held(self) -> dict[GroupId, ReplicaId]:
         return dict(self._store.groups())
@@ -138,7 +143,7 @@ class Hosting:
             self._store.applied(group)[0],
             wake=lambda: self._runtime.ask(group),
             now=now_s,
-            standing=_GroupStanding(self._host, self._runtime, group),
+            standing=_GroupStanding(self._view, self._host, self._runtime, group),
         )
 
 
@@ -146,9 +151,13 @@ class Hosting:
 class _GroupStanding:
     """Implements Standing."""
 
+    view: ClusterView
     host: Host
     runtime: Runtime
     group: GroupId
+
+    def feature_level(self) -> int:
+        return self.view.feature_level
 
     def leader_heard_s(self) -> float:
         return self.host.leader_heard_s(self.group)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import grpc
 
 from mailraft.node.interfaces import ClusterView
+from mailraft.wire import feature_levels
 
 
 class Introduction(Protocol):
@@ -30,6 +31,14 @@ def misdirected(view: ClusterView, caller: Introduction) -> str:
     if caller.to_node != view.node or caller.from_node not in known:
         return f"this is node {view.node}; {caller.from_node} calls {caller.to_node}"
     return ""
+
+
+def too_old(view: ClusterView, node: int, level: int) -> str:
+    """Why a node of this feature level gets no stream, and opens none."""
+    return (
+        f"the cluster is at feature level {view.feature_level}, node {node} understands {level}: "
+        f"it needs {feature_levels.version_of(view.feature_level)} or newer"
+    )
 
 
 async def refuse_impostor(

@@ -292,6 +292,9 @@ class Standing(Protocol):
     def durable(self) -> Mapping[ReplicaId, int]:
         """On the leader: up to where each voter's log is on its disk; empty elsewhere."""
 
+    def feature_level(self) -> int:
+        """What all nodes of the cluster understand: what needs more is not proposed."""
+
     def watch_disks(self) -> None:
         """Call `told_disks` after each turn, until it answers False."""
 
@@ -319,6 +322,13 @@ class ClusterView(Protocol):
 
     @property
     def epoch(self) -> int: ...
+
+    @property
+    def feature_level(self) -> int:
+        """What every node of the cluster understands, as far as is known here. It never falls."""
+
+    def remember_level(self, level: int) -> None:
+        """The folder of this node was told of a level: the cluster has at least that."""
 
     def peers(self) -> Sequence[Peer]:
         """Every node of the cluster, this one included, by ascending number."""

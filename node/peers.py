@@ -35,11 +35,12 @@ from mailraft.node.clocks import PeerClocks
 from mailraft.node.consensus.frames import is_bulk
 from mailraft.node.consensus.messages import Event, PeerDown, PeerUp, Received
 from mailraft.node.digest_exchange import DigestExchange
-from mailraft.node.identity import Introduction, misdirected, refuse_impostor
+from mailraft.node.identity import Introduction, misdirected, refuse_impostor, too_old
 from mailraft.node.interfaces import ClusterView, Peer
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.snapshot_receiver import SnapshotReceiver
+from mailraft.wire import feature_levels
 from mailraft.wire.credentials import AnyCredentials, open_channel
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ _OWN_CONNECTION = (*PEER_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
 CONTROL_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 BULK_QUEUE_BYTES_MAX = 32 * 1024 * 1024
 HELLO_S_MAX = 2.0
+REFUSED_S = 0.2
 SESSIONS_KEPT = 1_024
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 1.0
 
@@ -95,6 +97,10 @@ class _Lane:
         await call
 
 
+class _TooOldError(Exception):
+    """The peer does not understand what the cluster has enabled."""
+
+
 class PeerLink:
     """The outgoing streams to one peer, opened again for as long as the node runs."""
 
@@ -108,7 +114,17 @@ class PeerLink:
         self._peer, self._view, self._credentials, self._tell = peer, view, credentials, tell
         self._control, self._bulk = _Lane(CONTROL_QUEUE_BYTES_MAX), _Lane(BULK_QUEUE_BYTES_MAX)
         self._up = False
+        self._level = feature_levels.FIRST  # that the peer told last
         self._there = asyncio.Event()
+
+    @property
+    def too_old(self) -> bool:
+        """Whether the peer is sent nothing, since it may not understand it."""
+        return self._level < self._view.feature_level
+
+    @property
+    def open_to_old(self) -> bool:
+        return self._up and self.too_old
 
     def try_now(self) -> None:
         """The peer is there: it has just opened a stream of its own."""
@@ -124,7 +140,12 @@ class PeerLink:
             began_s = time.monotonic()
             try:
                 await self._one_session()
-            except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
+            except (
+                grpc.aio.AioRpcError,
+                TimeoutError,
+                asyncio.InvalidStateError,
+                _TooOldError,
+            ) as error:
                 log.info("streams to %s end: %s", self._peer.name, _short(error))
             if time.monotonic() - began_s > RECONNECT_MAX_S:
                 pause_s = RECONNECT_MIN_S
@@ -140,6 +161,7 @@ class PeerLink:
             from_node=self._view.node,
             to_node=self._peer.node,
             session=time.time_ns(),
+            feature_level=feature_levels.LEVEL,
         )
         async with self._stream(hello) as control, self._stream(hello) as bulk:
             self._up = True
@@ -169,9 +191,15 @@ class PeerLink:
             try:
                 async with asyncio.timeout(HELLO_S_MAX):
                     await call.write(raft_pb2.ExchangeRequest(hello=hello))
-                    await call.initial_metadata()  # sent when the Hello was accepted
+                    answer = await call.initial_metadata()  # sent when the Hello was accepted
                 if call.done():
                     await call  # raises what it was refused with
+                self._level = feature_levels.told_in(answer)
+                if self.too_old:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(REFUSED_S):
+                            await call  # a refusal is on its way, for this reason or another
+                    raise _TooOldError(too_old(self._view, self._peer.node, self._level))
                 yield call
             finally:
                 call.cancel()
@@ -196,7 +224,8 @@ class PeerStreams:
     def refresh(self) -> None:
         """Have streams to every peer of the map as it is now, and to no other."""
         peers = {peer for peer in self._view.peers() if peer.node != self._view.node}
-        for gone in self._tasks.keys() - peers:
+        old = {peer for peer in self._tasks if self._links[peer.node].open_to_old}
+        for gone in (self._tasks.keys() - peers) | old:
             self._tasks.pop(gone).cancel()
             self._links.pop(gone.node)
         for peer in sorted(peers - self._tasks.keys(), key=lambda each: each.node):
@@ -305,7 +334,7 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         hello = await self._hello(request_iterator, context)
         session = self._sessions.number(hello)
         self._streams.try_now(hello.from_node)
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata(feature_levels.METADATA)
         handler = asyncio.current_task()
         assert handler is not None
         self._open.add(handler)
@@ -334,6 +363,10 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         if first is None or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a stream begins with its Hello")
         await self._admit(context, first.hello)
+        level = first.hello.feature_level or feature_levels.FIRST
+        if level < self._view.feature_level:
+            reason = too_old(self._view, first.hello.from_node, level)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         return first.hello
 
     async def _admit(
@@ -350,4 +383,4 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
 def _short(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name} {error.details()}"
-    return type(error).__name__
+    return str(error) or type(error).__name__

@@ -48,12 +48,11 @@ from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
 from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.services.base import Service
-from mailraft.node.services.cluster import FEATURE_LEVEL
 from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import cluster_pb2, error_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, feature_levels
 from mailraft.wire.access import Guard
 from mailraft.wire.admission import Admission
 from mailraft.wire.audit import AuditLog
@@ -142,6 +141,7 @@ class NodeServer:
         self._store = Store.open(
             options.data_dir, cluster_id=view.cluster_id, node=view.node, options=options.store
         )
+        view.remember_level(self._store.feature_level)
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
         self._host, space = host, DiskSpace(options.reserve, lambda: host.full_peers)
         space.look(self._store.disk_usage())
@@ -233,7 +233,7 @@ class NodeServer:
             space=self._space,
             digests=digests,
             version=said,
-            feature_level=FEATURE_LEVEL,
+            feature_level=feature_levels.LEVEL,
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, server)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(

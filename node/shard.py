@@ -32,7 +32,7 @@ from mailraft.node.proposals import Committed, Placed, ProposalQueue, Waiting
 from mailraft.node.read_indexes import ReadIndexes
 from mailraft.node.timing import EntryTimes
 from mailraft.v1 import common_pb2, error_pb2
-from mailraft.wire import errors, observed, tracing
+from mailraft.wire import errors, feature_levels, observed, tracing
 
 # A read asks a quorum at most so long before it is told that this replica lags: less than a router
 # gives a try, so that it hears why.
@@ -294,6 +294,7 @@ class Replica:
         self._check_running()
         if not self.leadership.leading:
             raise self.not_leader()
+        feature_levels.check(proposal.command, self._standing.feature_level())
         done: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         waiting = Waiting(proposal, done, self._now(), trace=tracing.recorded())
         if not self._queue.put(waiting):

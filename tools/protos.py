@@ -85,42 +85,52 @@ def check() -> int:
 def lint() -> int:
     """Judges the contract by the rules of proto/buf.yaml."""
     with tempfile.TemporaryDirectory() as folder:
-        return _buf("lint", _compiled(PROTO, Path(folder) / "now.binpb"))
+        return _buf("lint", compiled(PROTO, Path(folder) / "now.binpb"))
 
 
 def breaking() -> int:
     """Judges whether peers and stored data of the last release still understand the contract."""
+    with tempfile.TemporaryDirectory() as folder:
+        version, before = last_release(Path(folder))
+        if before is None:
+            return 0
+        now = compiled(PROTO, Path(folder) / "now.binpb")
+        print(f"against {version}")
+        return _buf("breaking", now, "--against", str(before), "--against-config", str(_RULES))
+
+
+def last_release(folder: Path) -> tuple[str, Path | None]:
+    """The version that CHANGELOG.md records last, and its contract, compiled into the folder.
+
+    Raises SystemExit when git does not have it.
+    """
     release = last_released(CHANGELOG.read_text("utf-8"))
     if release is None:
         print("skipped: CHANGELOG.md records no released commit yet")
-        return 0
+        return "", None
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", f"{release.commit}", "proto"],
         capture_output=True,
         check=False,
     )
     if archive.returncode != 0:
-        print(f"cannot read release {release.version} from git: {archive.stderr.decode().strip()}")
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(folder, filter="data")
-        before = _compiled(Path(folder) / "proto", Path(folder) / "before.binpb")
-        now = _compiled(PROTO, Path(folder) / "now.binpb")
-        print(f"against {release.version}")
-        return _buf("breaking", now, "--against", str(before), "--against-config", str(_RULES))
+        reason = archive.stderr.decode().strip()
+        raise SystemExit(f"cannot read release {release.version} from git: {reason}")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return release.version, compiled(folder / "proto", folder / "before.binpb")
 
 
 _RULES = PROTO / "buf.yaml"
 
 
-def _buf(command: str, compiled: Path, *options: str) -> int:
+def _buf(command: str, contract: Path, *options: str) -> int:
     # --path: the compiled set holds what we import too, which is not ours to judge.
-    arguments = [str(BIN / "buf"), command, str(compiled), "--config", str(_RULES), *options]
+    arguments = [str(BIN / "buf"), command, str(contract), "--config", str(_RULES), *options]
     return subprocess.run([*arguments, "--path", "mailraft"], check=False).returncode
 
 
-def _compiled(source: Path, target: Path) -> Path:
+def compiled(source: Path, target: Path) -> Path:
     """One descriptor set of everything in `source`, with the positions buf reports."""
     _protoc(
         source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mailraft.cluster.meta import jobs, nodes, settings
+from mailraft.cluster.meta import jobs, levels, nodes, settings
 from mailraft.internal.v1 import meta_pb2, record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import (
@@ -113,6 +113,7 @@ def _bootstrap(overlay: Overlay, command: meta_pb2.MetaCommand, _: int) -> meta_
     head.slots.extend(first.slots)
     head.settings.CopyFrom(settings.DEFAULTS)
     head.settings_version = 1
+    head.feature_level = first.feature_level
     for node in first.nodes:
         nodes.put(overlay, node)
         if not node.state:  # a map of 0.1.0
@@ -160,4 +161,5 @@ _ACTIONS: dict[str, Run] = {
     "begin_job": jobs.begin,
     "advance_job": jobs.advance,
     "change_settings": settings.change,
+    "enable_level": levels.enable,
 }

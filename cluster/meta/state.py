@@ -86,6 +86,7 @@ def cluster_map(view: View) -> cluster_pb2.ClusterMap | None:
         nodes=nodes(view),
         meta=meta,
         policy=level_policy(found),
+        feature_level=found.feature_level,
     )
 
 

@@ -19,16 +19,18 @@ from mailraft.node.interfaces import (
     LogCorruptError,
     ReplicaId,
 )
+from mailraft.wire import feature_levels
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose folder it is."""
+    """Whose folder it is, and the feature level that its cluster had when it was last written."""
 
     cluster_id: str
     node: int
+    feature_level: int = feature_levels.FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class AppliedPosition:
 _M = TypeVar("_M", bound=Message)
 
 
-def _parse(record: _M, data: bytes) -> _M:
+def _parse(record: _M, data: bytes, *, newest: int = FORMAT) -> _M:
     """Fill a record that has a `format` field; raises CorruptionError or UnknownFormatError."""
     name = type(record).__name__
     try:
@@ -68,9 +70,9 @@ def _parse(record: _M, data: bytes) -> _M:
     found = getattr(record, "format", 0)
     if not found:
         raise CorruptionError(f"a stored {name} carries no format")
-    if found > FORMAT:
+    if found > newest:
         raise UnknownFormatError(
-            f"a stored {name} has format {found}, this release knows {FORMAT}: "
+            f"a stored {name} has format {found}, this release knows {newest}: "
             "start the release that wrote this folder, or a newer one"
         )
     return record
@@ -78,13 +80,14 @@ def _parse(record: _M, data: bytes) -> _M:
 
 def encode_identity(identity: Identity) -> bytes:
     return record_pb2.NodeRecord(
-        format=FORMAT, cluster_id=identity.cluster_id, node=identity.node
+        format=identity.feature_level, cluster_id=identity.cluster_id, node=identity.node
     ).SerializeToString()
 
 
 def decode_identity(data: bytes) -> Identity:
-    record = _parse(record_pb2.NodeRecord(), data)
-    return Identity(record.cluster_id, record.node)
+    """Raises UnknownFormatError for a cluster whose level this version does not understand."""
+    record = _parse(record_pb2.NodeRecord(), data, newest=feature_levels.LEVEL)
+    return Identity(record.cluster_id, record.node, record.format)
 
 
 def encode_configuration(configuration: Configuration) -> raft_pb2.Configuration:

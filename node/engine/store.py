@@ -61,6 +61,12 @@ class Store:
         self._groups: dict[GroupId, GroupState] = {}
         self._generations = Generations(backend)
         self._failed: DiskError | None = None
+        self._owner = Identity("", 0)
+
+    @property
+    def feature_level(self) -> int:
+        """The cluster's, as this folder was told."""
+        return self._owner.feature_level
 
     @classmethod
     def open(
@@ -92,8 +98,10 @@ class Store:
     def claim(self, identity: Identity, *, where: str) -> None:
         """Check whose folder it is and that nothing durable is missing; a new one becomes ours."""
         data = self._backend.get(keys.META, keys.NODE)
+        self._owner = identity
         if data is not None:
-            _check_identity(records.decode_identity(data), identity, where)
+            self._owner = records.decode_identity(data)
+            _check_identity(self._owner, identity, where)
         self._check_nothing_lost(known=data is not None, where=where)
         if data is None:
             # The mark first: a folder that has an identity has had a mark ever since.
@@ -103,6 +111,18 @@ class Store:
             self._write(batch)
         self._sweep()
         self._watermark.record(self._sync(), force=True)
+
+    def raise_feature_level(self, level: int) -> None:
+        """No version that does not understand it opens this folder any more, from when this
+        returns: what the level allows may be in it from now on.
+        """
+        if level <= self.feature_level:
+            return
+        self._owner = replace(self._owner, feature_level=level)
+        batch = self._backend.batch()
+        batch.put(keys.META, keys.NODE, records.encode_identity(self._owner))
+        self._write(batch)
+        self._sync()
 
     # ---- groups ----------------------------------------------------------------------------------
 

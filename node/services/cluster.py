@@ -22,7 +22,6 @@ HEARTBEAT_S = 15.0  # cluster.proto, WatchClusterMapResponse
 HINT_DELAY_S = 0.25  # until a watcher is told of a new leader
 HEARD_LATELY_MS = 5_000
 TOMBSTONE_WINDOW_MS = 30 * 24 * 3600 * 1000
-FEATURE_LEVEL = 1
 
 
 class Maps(Protocol):
@@ -171,7 +170,7 @@ class Cluster:
         return cluster_pb2.GetCapabilitiesResponse(
             cluster_id=self._shards.cluster.cluster_id,
             version=self._version,
-            feature_level=FEATURE_LEVEL,
+            feature_level=self._shards.cluster.feature_level,
             limits=_limits(),
             consistencies=levels.CONSISTENCIES,
             ack_levels=write_levels.allowed(policy),

@@ -33,6 +33,8 @@ def seen(nodes: int = 3) -> Observed:
     for node in made.nodes:
         report = reports[node.id] = control_pb2.ReportResponse(
             node_id=node.id,
+            version="0.3.0",
+            feature_level=made.feature_level,
             disk_used_bytes=GIB,
             disk_free_bytes=90 * GIB,
             disk_total_bytes=100 * GIB,

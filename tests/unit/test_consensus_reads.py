@@ -12,7 +12,7 @@ from dict_view import DictView
 from mailraft.node.interfaces import Applied, Entry, EntryKind, Proposal, View
 from mailraft.node.shard import Leadership, ReadPoint, Replica
 from mailraft.v1 import common_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, feature_levels
 
 LINEARIZABLE = common_pb2.CONSISTENCY_LINEARIZABLE
 
@@ -38,6 +38,9 @@ class Standing:
 
     def durable(self) -> dict[int, int]:
         return {7: 10}
+
+    def feature_level(self) -> int:
+        return feature_levels.LEVEL
 
     def watch_disks(self) -> None:
         return

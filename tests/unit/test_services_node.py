@@ -35,7 +35,7 @@ from mailraft.v1 import (
     mailbox_pb2,
     message_service_pb2,
 )
-from mailraft.wire import errors, limits
+from mailraft.wire import errors, feature_levels, limits
 from mailraft.wire.slots import SLOTS, slot_of
 
 NODE = 7
@@ -93,6 +93,9 @@ class FakeShard:
         if not self.replica.leadership.leading:
             return {}
         return {self.replica.replica: self._last, **self.others}
+
+    def feature_level(self) -> int:
+        return feature_levels.LEVEL
 
     def watch_disks(self) -> None:
         self.watched = True
@@ -153,6 +156,10 @@ class FakeCluster:
     cluster_id = "test-cluster"
     node = NODE
     epoch = 5
+    feature_level = feature_levels.LEVEL
+
+    def remember_level(self, level: int) -> None:
+        """It has no folder."""
 
     def peers(self) -> list[Peer]:
         return []

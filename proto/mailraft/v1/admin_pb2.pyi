@@ -76,8 +76,11 @@ class GetClusterStatusResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     ALARMS_FIELD_NUMBER: _builtins.int
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     epoch: _builtins.int
+    feature_level: _builtins.int
+    """That is enabled. 0: told by a version that knows of none."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeStatus]:
         """By id, also those that have left."""
@@ -98,10 +101,11 @@ class GetClusterStatusResponse(_message.Message):
         nodes: _abc.Iterable[_cluster_pb2.NodeStatus] | None = ...,
         shards: _abc.Iterable[_cluster_pb2.ShardStatus] | None = ...,
         alarms: _abc.Iterable[Global___Alarm] | None = ...,
+        feature_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "cluster_id", b"cluster_id", "epoch", b"epoch", "nodes", b"nodes", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "cluster_id", b"cluster_id", "epoch", b"epoch", "feature_level", b"feature_level", "nodes", b"nodes", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,7 +577,7 @@ class FinalizeUpgradeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     feature_level: _builtins.int
-    """0: the highest that all nodes understand."""
+    """0: the highest that all nodes understand. One that is enabled is no error."""
     request_id: _builtins.bytes
     validate_only: _builtins.bool
     def __init__(
@@ -597,6 +601,7 @@ class FinalizeUpgradeResponse(_message.Message):
 
     FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     feature_level: _builtins.int
+    """That is enabled now; with validate_only: that would be."""
     def __init__(
         self,
         *,

@@ -174,8 +174,8 @@ class AdminServiceServicer:
 
     def FinalizeUpgrade(self, request, context):
         """Raises the feature level to what all nodes understand. There is no way back
-        to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old,
-        QUORUM_UNAVAILABLE if one cannot be asked.
+        to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old
+        (the message names each), QUORUM_UNAVAILABLE if one cannot be asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

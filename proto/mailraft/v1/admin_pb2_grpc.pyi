@@ -77,8 +77,8 @@ class AdminServiceStub:
     """
     FinalizeUpgrade: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FinalizeUpgradeRequest, _admin_pb2.FinalizeUpgradeResponse]
     """Raises the feature level to what all nodes understand. There is no way back
-    to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old,
-    QUORUM_UNAVAILABLE if one cannot be asked.
+    to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old
+    (the message names each), QUORUM_UNAVAILABLE if one cannot be asked.
     """
     GetSettings: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetSettingsRequest, _admin_pb2.GetSettingsResponse]
     UpdateSettings: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateSettingsRequest, _admin_pb2.UpdateSettingsResponse]
@@ -125,8 +125,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     FinalizeUpgrade: _aio.UnaryUnaryMultiCallable[_admin_pb2.FinalizeUpgradeRequest, _admin_pb2.FinalizeUpgradeResponse]  # type: ignore[assignment]
     """Raises the feature level to what all nodes understand. There is no way back
-    to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old,
-    QUORUM_UNAVAILABLE if one cannot be asked.
+    to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old
+    (the message names each), QUORUM_UNAVAILABLE if one cannot be asked.
     """
     GetSettings: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetSettingsRequest, _admin_pb2.GetSettingsResponse]  # type: ignore[assignment]
     UpdateSettings: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateSettingsRequest, _admin_pb2.UpdateSettingsResponse]  # type: ignore[assignment]
@@ -230,8 +230,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.FinalizeUpgradeResponse, _abc.Awaitable[_admin_pb2.FinalizeUpgradeResponse]]:
         """Raises the feature level to what all nodes understand. There is no way back
-        to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old,
-        QUORUM_UNAVAILABLE if one cannot be asked.
+        to a version that does not. Errors: FEATURE_NOT_ENABLED if a node is too old
+        (the message names each), QUORUM_UNAVAILABLE if one cannot be asked.
         """
 
     @_abc_1.abstractmethod

@@ -131,12 +131,15 @@ class ClusterMap(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     META_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """Unique to this cluster. A client that sees another one has the wrong address."""
     epoch: _builtins.int
     """Rises with every change of what follows but the leader hints."""
     slot_count: _builtins.int
     """16,384."""
+    feature_level: _builtins.int
+    """What all nodes understand: raised by FinalizeUpgrade, never lowered. 0: 1."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotRange]:
         """Cover every slot once, ascending."""
@@ -170,10 +173,11 @@ class ClusterMap(_message.Message):
         nodes: _abc.Iterable[Global___Node] | None = ...,
         meta: Global___Shard | None = ...,
         policy: Global___LevelPolicy | None = ...,
+        feature_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "meta", b"meta", "nodes", b"nodes", "policy", b"policy", "shards", b"shards", "slot_count", b"slot_count", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "feature_level", b"feature_level", "meta", b"meta", "nodes", b"nodes", "policy", b"policy", "shards", b"shards", "slot_count", b"slot_count", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -536,6 +540,7 @@ class NodeStatus(_message.Message):
     LOOP_LAG_MS_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_MS_FIELD_NUMBER: _builtins.int
     FLUSH_MS_FIELD_NUMBER: _builtins.int
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     reachable: _builtins.bool
     """Whether it was heard lately, and how long ago."""
     heard_age_ms: _builtins.int
@@ -555,6 +560,8 @@ class NodeStatus(_message.Message):
     """What a flush of its log takes: the median of the latest, or that under way
     if it takes longer.
     """
+    feature_level: _builtins.int
+    """The highest that its version understands. 0: not told."""
     @_builtins.property
     def node(self) -> Global___Node: ...
     def __init__(
@@ -571,10 +578,11 @@ class NodeStatus(_message.Message):
         loop_lag_ms: _builtins.int = ...,
         clock_ahead_ms: _builtins.int = ...,
         flush_ms: _builtins.int = ...,
+        feature_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "flush_ms", b"flush_ms", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "loop_lag_ms", b"loop_lag_ms", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "feature_level", b"feature_level", "flush_ms", b"flush_ms", "heard_age_ms", b"heard_age_ms", "leaders", b"leaders", "loop_lag_ms", b"loop_lag_ms", "node", b"node", "reachable", b"reachable", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,7 @@ class MetaCommand(_message.Message):
     ADVANCE_JOB_FIELD_NUMBER: _builtins.int
     CHANGE_SETTINGS_FIELD_NUMBER: _builtins.int
     DESCRIBE_NODE_FIELD_NUMBER: _builtins.int
+    ENABLE_LEVEL_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """The proposer's wall clock, milliseconds since the Unix epoch. Apply uses max(this, meta clock)."""
     request_id: _builtins.bytes
@@ -94,6 +95,8 @@ class MetaCommand(_message.Message):
     def change_settings(self) -> Global___ChangeSettings: ...
     @_builtins.property
     def describe_node(self) -> Global___DescribeNode: ...
+    @_builtins.property
+    def enable_level(self) -> Global___EnableLevel: ...
     def __init__(
         self,
         *,
@@ -109,12 +112,13 @@ class MetaCommand(_message.Message):
         advance_job: Global___AdvanceJob | None = ...,
         change_settings: Global___ChangeSettings | None = ...,
         describe_node: Global___DescribeNode | None = ...,
+        enable_level: Global___EnableLevel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "record_shard", b"record_shard", "set_node_state", b"set_node_state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "record_shard", b"record_shard", "set_node_state", b"set_node_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "fingerprint", b"fingerprint", "if_epoch", b"if_epoch", "record_shard", b"record_shard", "request_id", b"request_id", "set_node_state", b"set_node_state", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "fingerprint", b"fingerprint", "if_epoch", b"if_epoch", "record_shard", b"record_shard", "request_id", b"request_id", "set_node_state", b"set_node_state", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["bootstrap", "admit_node", "set_node_state", "record_shard", "begin_job", "advance_job", "change_settings", "describe_node"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["bootstrap", "admit_node", "set_node_state", "record_shard", "begin_job", "advance_job", "change_settings", "describe_node", "enable_level"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -215,6 +219,27 @@ class DescribeNode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeNode: _TypeAlias = DescribeNode  # noqa: Y015
+
+@_typing.final
+class EnableLevel(_message.Message):
+    """All nodes have told that they understand this level. A replica that does not stops here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
+    feature_level: _builtins.int
+    def __init__(
+        self,
+        *,
+        feature_level: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_level", b"feature_level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableLevel: _TypeAlias = EnableLevel  # noqa: Y015
 
 @_typing.final
 class RecordShard(_message.Message):
@@ -399,6 +424,7 @@ class MetaHeadRecord(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     SETTINGS_VERSION_FIELD_NUMBER: _builtins.int
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     cluster_id: _builtins.str
     epoch: _builtins.int
@@ -408,6 +434,8 @@ class MetaHeadRecord(_message.Message):
     next_job: _builtins.int
     settings_version: _builtins.int
     """Rises with every change of the settings."""
+    feature_level: _builtins.int
+    """Never falls. 0: 1."""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.SlotRange]: ...
     @_builtins.property
@@ -424,10 +452,11 @@ class MetaHeadRecord(_message.Message):
         slots: _abc.Iterable[_cluster_pb2.SlotRange] | None = ...,
         settings: _admin_pb2.Settings | None = ...,
         settings_version: _builtins.int = ...,
+        feature_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "format", b"format", "next_incarnation", b"next_incarnation", "next_job", b"next_job", "next_node_id", b"next_node_id", "settings", b"settings", "settings_version", b"settings_version", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "feature_level", b"feature_level", "format", b"format", "next_incarnation", b"next_incarnation", "next_job", b"next_job", "next_node_id", b"next_node_id", "settings", b"settings", "settings_version", b"settings_version", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailraft/internal/v1/raft.proto\x12\x14mailraft.internal.v1\"R\n\rConfiguration\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06voters\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\"\x87\x01\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.mailraft.internal.v1.EntryKind\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0e\n\x06\x62odies\x18\x05 \x03(\x0c\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\x07\"\x91\x02\n\x0f\x45xchangeRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.mailraft.internal.v1.Hello\x12\x31\n\tenvelopes\x18\x02 \x03(\x0b\x32\x1e.mailraft.internal.v1.Envelope\x12\x32\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.mailraft.internal.v1.Heartbeat\x12\x39\n\rheartbeat_ack\x18\x04 \x01(\x0b\x32\".mailraft.internal.v1.HeartbeatAck\x12\x30\n\x06traces\x18\x05 \x03(\x0b\x32 .mailraft.internal.v1.EntryTrace\"?\n\nEntryTrace\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"\x12\n\x10\x45xchangeResponse\"P\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\r\x12\x0f\n\x07to_node\x18\x03 \x01(\r\x12\x0f\n\x07session\x18\x04 \x01(\x04\"\xb5\x06\n\x08\x45nvelope\x12\r\n\x05group\x18\x01 \x01(\r\x12\x14\n\x0c\x66rom_replica\x18\x02 \x01(\x04\x12\x12\n\nto_replica\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x39\n\x0crequest_vote\x18\x05 \x01(\x0b\x32!.mailraft.internal.v1.RequestVoteH\x00\x12\x35\n\nvote_reply\x18\x06 \x01(\x0b\x32\x1f.mailraft.internal.v1.VoteReplyH\x00\x12=\n\x0e\x61ppend_entries\x18\x07 \x01(\x0b\x32#.mailraft.internal.v1.AppendEntriesH\x00\x12\x39\n\x0c\x61ppend_reply\x18\x08 \x01(\x0b\x32!.mailraft.internal.v1.AppendReplyH\x00\x12\x37\n\x0bterm_notice\x18\t \x01(\x0b\x32 .mailraft.internal.v1.TermNoticeH\x00\x12\x37\n\x0btimeout_now\x18\n \x01(\x0b\x32 .mailraft.internal.v1.TimeoutNowH\x00\x12\x44\n\x12read_index_request\x18\x0b \x01(\x0b\x32&.mailraft.internal.v1.ReadIndexRequestH\x00\x12@\n\x10read_index_reply\x18\x0c \x01(\x0b\x32$.mailraft.internal.v1.ReadIndexReplyH\x00\x12=\n\x0e\x63onfirm_leader\x18\r \x01(\x0b\x32#.mailraft.internal.v1.ConfirmLeaderH\x00\x12;\n\rconfirm_reply\x18\x0e \x01(\x0b\x32\".mailraft.internal.v1.ConfirmReplyH\x00\x12=\n\x0erecall_request\x18\x0f \x01(\x0b\x32#.mailraft.internal.v1.RecallRequestH\x00\x12\x39\n\x0crecall_reply\x18\x10 \x01(\x0b\x32!.mailraft.internal.v1.RecallReplyH\x00\x42\x06\n\x04\x62ody\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\".\n\tVoteReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"\x85\x01\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12/\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1e.mailraft.internal.v1.LogEntry\"o\n\x0b\x41ppendReply\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x13\n\x0bretry_index\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x0f\n\x07\x61mnesic\x18\x05 \x01(\x08\" \n\rRecallRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\"\x82\x01\n\x0bRecallReply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07leading\x18\x02 \x01(\x08\x12\x12\n\nlast_index\x18\x03 \x01(\x04\x12\r\n\x05\x65mpty\x18\x04 \x01(\x08\x12\x0f\n\x07\x61mnesic\x18\x05 \x01(\x08\x12\x1d\n\x15\x63onfiguration_version\x18\x06 \x01(\x04\"\x0c\n\nTermNotice\"\x0c\n\nTimeoutNow\"#\n\x10ReadIndexRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\"0\n\x0eReadIndexReply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"\x1e\n\rConfirmLeader\x12\r\n\x05round\x18\x01 \x01(\x04\"\x1d\n\x0c\x43onfirmReply\x12\r\n\x05round\x18\x01 \x01(\x04\"\x95\x01\n\tHeartbeat\x12\x13\n\x0bled_version\x18\x01 \x01(\x04\x12+\n\x03led\x18\x02 \x03(\x0b\x32\x1e.mailraft.internal.v1.LedGroup\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x0f\n\x07wall_ms\x18\x05 \x01(\x03\x12\x11\n\tdisk_full\x18\x06 \x01(\x08\"8\n\x08LedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07replica\x18\x03 \x01(\x04\"5\n\x0cHeartbeatAck\x12\x13\n\x0bled_version\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04*r\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45NTRY_KIND_NOOP\x10\x01\x12\x16\n\x12\x45NTRY_KIND_COMMAND\x10\x02\x12\x1c\n\x18\x45NTRY_KIND_CONFIGURATION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailraft/internal/v1/raft.proto\x12\x14mailraft.internal.v1\"R\n\rConfiguration\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06voters\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\"\x87\x01\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.mailraft.internal.v1.EntryKind\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0e\n\x06\x62odies\x18\x05 \x03(\x0c\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\x07\"\x91\x02\n\x0f\x45xchangeRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.mailraft.internal.v1.Hello\x12\x31\n\tenvelopes\x18\x02 \x03(\x0b\x32\x1e.mailraft.internal.v1.Envelope\x12\x32\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.mailraft.internal.v1.Heartbeat\x12\x39\n\rheartbeat_ack\x18\x04 \x01(\x0b\x32\".mailraft.internal.v1.HeartbeatAck\x12\x30\n\x06traces\x18\x05 \x03(\x0b\x32 .mailraft.internal.v1.EntryTrace\"?\n\nEntryTrace\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\"\x12\n\x10\x45xchangeResponse\"g\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\r\x12\x0f\n\x07to_node\x18\x03 \x01(\r\x12\x0f\n\x07session\x18\x04 \x01(\x04\x12\x15\n\rfeature_level\x18\x05 \x01(\r\"\xb5\x06\n\x08\x45nvelope\x12\r\n\x05group\x18\x01 \x01(\r\x12\x14\n\x0c\x66rom_replica\x18\x02 \x01(\x04\x12\x12\n\nto_replica\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x39\n\x0crequest_vote\x18\x05 \x01(\x0b\x32!.mailraft.internal.v1.RequestVoteH\x00\x12\x35\n\nvote_reply\x18\x06 \x01(\x0b\x32\x1f.mailraft.internal.v1.VoteReplyH\x00\x12=\n\x0e\x61ppend_entries\x18\x07 \x01(\x0b\x32#.mailraft.internal.v1.AppendEntriesH\x00\x12\x39\n\x0c\x61ppend_reply\x18\x08 \x01(\x0b\x32!.mailraft.internal.v1.AppendReplyH\x00\x12\x37\n\x0bterm_notice\x18\t \x01(\x0b\x32 .mailraft.internal.v1.TermNoticeH\x00\x12\x37\n\x0btimeout_now\x18\n \x01(\x0b\x32 .mailraft.internal.v1.TimeoutNowH\x00\x12\x44\n\x12read_index_request\x18\x0b \x01(\x0b\x32&.mailraft.internal.v1.ReadIndexRequestH\x00\x12@\n\x10read_index_reply\x18\x0c \x01(\x0b\x32$.mailraft.internal.v1.ReadIndexReplyH\x00\x12=\n\x0e\x63onfirm_leader\x18\r \x01(\x0b\x32#.mailraft.internal.v1.ConfirmLeaderH\x00\x12;\n\rconfirm_reply\x18\x0e \x01(\x0b\x32\".mailraft.internal.v1.ConfirmReplyH\x00\x12=\n\x0erecall_request\x18\x0f \x01(\x0b\x32#.mailraft.internal.v1.RecallRequestH\x00\x12\x39\n\x0crecall_reply\x18\x10 \x01(\x0b\x32!.mailraft.internal.v1.RecallReplyH\x00\x42\x06\n\x04\x62ody\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\".\n\tVoteReply\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"\x85\x01\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x03 \x01(\x04\x12/\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1e.mailraft.internal.v1.LogEntry\"o\n\x0b\x41ppendReply\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\x13\n\x0bretry_index\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x0f\n\x07\x61mnesic\x18\x05 \x01(\x08\" \n\rRecallRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\"\x82\x01\n\x0bRecallReply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07leading\x18\x02 \x01(\x08\x12\x12\n\nlast_index\x18\x03 \x01(\x04\x12\r\n\x05\x65mpty\x18\x04 \x01(\x08\x12\x0f\n\x07\x61mnesic\x18\x05 \x01(\x08\x12\x1d\n\x15\x63onfiguration_version\x18\x06 \x01(\x04\"\x0c\n\nTermNotice\"\x0c\n\nTimeoutNow\"#\n\x10ReadIndexRequest\x12\x0f\n\x07request\x18\x01 \x01(\x04\"0\n\x0eReadIndexReply\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"\x1e\n\rConfirmLeader\x12\r\n\x05round\x18\x01 \x01(\x04\"\x1d\n\x0c\x43onfirmReply\x12\r\n\x05round\x18\x01 \x01(\x04\"\x95\x01\n\tHeartbeat\x12\x13\n\x0bled_version\x18\x01 \x01(\x04\x12+\n\x03led\x18\x02 \x03(\x0b\x32\x1e.mailraft.internal.v1.LedGroup\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x0f\n\x07wall_ms\x18\x05 \x01(\x03\x12\x11\n\tdisk_full\x18\x06 \x01(\x08\"8\n\x08LedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07replica\x18\x03 \x01(\x04\"5\n\x0cHeartbeatAck\x12\x13\n\x0bled_version\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04*r\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45NTRY_KIND_NOOP\x10\x01\x12\x16\n\x12\x45NTRY_KIND_COMMAND\x10\x02\x12\x1c\n\x18\x45NTRY_KIND_CONFIGURATION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mailraft.internal.v1.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENTRYKIND']._serialized_start=2551
-  _globals['_ENTRYKIND']._serialized_end=2665
+  _globals['_ENTRYKIND']._serialized_start=2574
+  _globals['_ENTRYKIND']._serialized_end=2688
   _globals['_CONFIGURATION']._serialized_start=57
   _globals['_CONFIGURATION']._serialized_end=139
   _globals['_LOGENTRY']._serialized_start=142
@@ -44,37 +44,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGERESPONSE']._serialized_start=620
   _globals['_EXCHANGERESPONSE']._serialized_end=638
   _globals['_HELLO']._serialized_start=640
-  _globals['_HELLO']._serialized_end=720
-  _globals['_ENVELOPE']._serialized_start=723
-  _globals['_ENVELOPE']._serialized_end=1544
-  _globals['_REQUESTVOTE']._serialized_start=1546
-  _globals['_REQUESTVOTE']._serialized_end=1642
-  _globals['_VOTEREPLY']._serialized_start=1644
-  _globals['_VOTEREPLY']._serialized_end=1690
-  _globals['_APPENDENTRIES']._serialized_start=1693
-  _globals['_APPENDENTRIES']._serialized_end=1826
-  _globals['_APPENDREPLY']._serialized_start=1828
-  _globals['_APPENDREPLY']._serialized_end=1939
-  _globals['_RECALLREQUEST']._serialized_start=1941
-  _globals['_RECALLREQUEST']._serialized_end=1973
-  _globals['_RECALLREPLY']._serialized_start=1976
-  _globals['_RECALLREPLY']._serialized_end=2106
-  _globals['_TERMNOTICE']._serialized_start=2108
-  _globals['_TERMNOTICE']._serialized_end=2120
-  _globals['_TIMEOUTNOW']._serialized_start=2122
-  _globals['_TIMEOUTNOW']._serialized_end=2134
-  _globals['_READINDEXREQUEST']._serialized_start=2136
-  _globals['_READINDEXREQUEST']._serialized_end=2171
-  _globals['_READINDEXREPLY']._serialized_start=2173
-  _globals['_READINDEXREPLY']._serialized_end=2221
-  _globals['_CONFIRMLEADER']._serialized_start=2223
-  _globals['_CONFIRMLEADER']._serialized_end=2253
-  _globals['_CONFIRMREPLY']._serialized_start=2255
-  _globals['_CONFIRMREPLY']._serialized_end=2284
-  _globals['_HEARTBEAT']._serialized_start=2287
-  _globals['_HEARTBEAT']._serialized_end=2436
-  _globals['_LEDGROUP']._serialized_start=2438
-  _globals['_LEDGROUP']._serialized_end=2494
-  _globals['_HEARTBEATACK']._serialized_start=2496
-  _globals['_HEARTBEATACK']._serialized_end=2549
+  _globals['_HELLO']._serialized_end=743
+  _globals['_ENVELOPE']._serialized_start=746
+  _globals['_ENVELOPE']._serialized_end=1567
+  _globals['_REQUESTVOTE']._serialized_start=1569
+  _globals['_REQUESTVOTE']._serialized_end=1665
+  _globals['_VOTEREPLY']._serialized_start=1667
+  _globals['_VOTEREPLY']._serialized_end=1713
+  _globals['_APPENDENTRIES']._serialized_start=1716
+  _globals['_APPENDENTRIES']._serialized_end=1849
+  _globals['_APPENDREPLY']._serialized_start=1851
+  _globals['_APPENDREPLY']._serialized_end=1962
+  _globals['_RECALLREQUEST']._serialized_start=1964
+  _globals['_RECALLREQUEST']._serialized_end=1996
+  _globals['_RECALLREPLY']._serialized_start=1999
+  _globals['_RECALLREPLY']._serialized_end=2129
+  _globals['_TERMNOTICE']._serialized_start=2131
+  _globals['_TERMNOTICE']._serialized_end=2143
+  _globals['_TIMEOUTNOW']._serialized_start=2145
+  _globals['_TIMEOUTNOW']._serialized_end=2157
+  _globals['_READINDEXREQUEST']._serialized_start=2159
+  _globals['_READINDEXREQUEST']._serialized_end=2194
+  _globals['_READINDEXREPLY']._serialized_start=2196
+  _globals['_READINDEXREPLY']._serialized_end=2244
+  _globals['_CONFIRMLEADER']._serialized_start=2246
+  _globals['_CONFIRMLEADER']._serialized_end=2276
+  _globals['_CONFIRMREPLY']._serialized_start=2278
+  _globals['_CONFIRMREPLY']._serialized_end=2307
+  _globals['_HEARTBEAT']._serialized_start=2310
+  _globals['_HEARTBEAT']._serialized_end=2459
+  _globals['_LEDGROUP']._serialized_start=2461
+  _globals['_LEDGROUP']._serialized_end=2517
+  _globals['_HEARTBEATACK']._serialized_start=2519
+  _globals['_HEARTBEATACK']._serialized_end=2572
 # @@protoc_insertion_point(module_scope)

@@ -229,6 +229,7 @@ class Hello(_message.Message):
     FROM_NODE_FIELD_NUMBER: _builtins.int
     TO_NODE_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     from_node: _builtins.int
     to_node: _builtins.int
@@ -237,6 +238,10 @@ class Hello(_message.Message):
     drops frames whose number is below one it has seen; later ones only tell sessions apart
     by it and count them as they come, since a wall clock may be set back.
     """
+    feature_level: _builtins.int
+    """The highest that the sender's version understands; 0: 1. The receiver tells its own as
+    mailraft-feature-level in the metadata of its answer, and refuses who is below the cluster's.
+    """
     def __init__(
         self,
         *,
@@ -244,10 +249,11 @@ class Hello(_message.Message):
         from_node: _builtins.int = ...,
         to_node: _builtins.int = ...,
         session: _builtins.int = ...,
+        feature_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from_node", b"from_node", "session", b"session", "to_node", b"to_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "feature_level", b"feature_level", "from_node", b"from_node", "session", b"session", "to_node", b"to_node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,7 @@ Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
 class NodeRecord(_message.Message):
-    """A node's folder: whose it is. Written once, checked at every start."""
+    """A node's folder: whose it is. Checked at every start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,6 +71,9 @@ class NodeRecord(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
+    """The cluster's feature level when this was written, first 1: a version that does not understand
+    it does not open the folder.
+    """
     cluster_id: _builtins.str
     node: _builtins.int
     def __init__(
