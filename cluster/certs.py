@@ -26,9 +26,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailraft.cluster.errors import CertificateError
 from mailraft.wire.access import Role, role_of
+from mailraft.wire.accounts import PATTERNS_MAX, of_uris, uri_of
 
 CA_NAME = "ca"
 _NEXT = "ca-next"  # an authority that is trusted and signs nothing yet
+_ASIDE = ".old"  # a certificate whose successor is being written
 # A file name, and what a router puts into the metadata of a call.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 CA_DAYS = 3_650
@@ -56,6 +58,7 @@ class CertificateInfo:
     name: str
     role: str
     hosts: tuple[str, ...]
+    accounts: tuple[str, ...]  # patterns that it is limited to; none: all accounts
     not_after: dt.datetime
     sha256: str
 
@@ -112,16 +115,29 @@ def issue(
     role: Role,
     *,
     hosts: Sequence[str] = (),
+    accounts: Sequence[str] = (),
     lasts: dt.timedelta | None = None,
     into: Path | None = None,
 ) -> Path:
     """Make one certificate, also if there is one by that name; returns the folder that it is in.
 
+    accounts: patterns that a service is limited to (mailraft.wire.accounts); none: all accounts.
     lasts: from now on; default: CERTIFICATE_DAYS. into: another folder than the authority's.
 
     Raises:
-        CertificateError: the authority is not there, or damaged; or the name is none to give.
+        CertificateError: the authority is not there, or damaged; or the name is none to give, or
+            the accounts.
     """
+    if accounts and role is not Role.SERVICE:
+        raise CertificateError(
+            f"a certificate of the role {role} is not limited to accounts", "leave --accounts out"
+        )
+    if len(accounts) > PATTERNS_MAX:
+        raise CertificateError(f"more than {PATTERNS_MAX} patterns", "join some of them")
+    try:
+        uris = [uri_of(pattern) for pattern in dict.fromkeys(accounts)]
+    except ValueError as error:
+        raise CertificateError(str(error), "for example: --accounts 'team-*'") from None
     if not _NAME.fullmatch(name) or name in (CA_NAME, _NEXT):
         raise CertificateError(
             f"{name!r} cannot be the name of a certificate",
@@ -129,25 +145,32 @@ def issue(
         )
     authority = _authority(folder)
     lasts = dt.timedelta(days=CERTIFICATE_DAYS) if lasts is None else lasts
-    made = _make(name, role, [*DEFAULT_HOSTS, *hosts], authority, lasts)
+    alternatives = [
+        *(_alternative(host) for host in dict.fromkeys([*DEFAULT_HOSTS, *hosts])),
+        *(x509.UniformResourceIdentifier(uri) for uri in uris),
+    ]
+    made = _make(name, role, alternatives, authority, lasts)
     _write(into or folder, name, made)
     return into or folder
 
 
 def rotate(folder: Path, *, dry_run: bool = False) -> list[str]:
-    """Make every certificate in a folder again, with new keys, for the same roles and hosts.
+    """Make every certificate in a folder again, with new keys, for the same roles, hosts and
+    accounts.
 
     Raises:
         CertificateError: the authority is not there, or a file is damaged.
     """
     _authority(folder)
+    if not dry_run:
+        _put_back(folder)
     made = []
     for info in inspect(folder):
         role = role_of(info.role)
         if role is None:
             continue
         if not dry_run:
-            issue(folder, info.name, role, hosts=info.hosts)
+            issue(folder, info.name, role, hosts=info.hosts, accounts=info.accounts)
         made.append(info.name)
     return made
 
@@ -163,31 +186,29 @@ class Step(enum.StrEnum):
 def roll(folder: Path, step: Step, *, dry_run: bool = False) -> list[str]:
     """Take a step to a new authority; returns what was made, or would be.
 
-    Every process must have the files of one step before the next is taken.
+    Every process must have the files of one step before the next is taken. A step that was cut
+    off (a crash, a full disk) is taken again, and goes on; at no moment is a certificate there that
+    ca.pem does not trust.
 
     Raises:
         CertificateError: the step does not follow the one before, or a file is damaged.
     """
     path = folder / f"{CA_NAME}.pem"
-    old, following = _authority(folder), _read(folder, _NEXT)
-    if step is Step.TRUST:
-        if following is not None:
-            raise CertificateError(f"{folder} has {_NEXT}.pem already", "go on: --authority sign")
-        if dry_run:
-            return [_NEXT]
-        following = _make_authority()
-        _write(folder, _NEXT, following)
-        _replace(path, _pem(old.certificate) + _pem(following.certificate), 0o644)
-        return [_NEXT]
+    following, trusted = _read(folder, _NEXT), _trusted(folder)
+    known = following is not None and following.certificate in trusted
     if step is Step.SIGN:
-        if following is None:
+        if following is None or not known:
             raise CertificateError(f"no {_NEXT}.pem in {folder}", "begin: --authority trust")
-        if dry_run:
-            return rotate(folder, dry_run=True)
-        _replace(path, _pem(following.certificate) + _pem(old.certificate), 0o644)
-        (folder / f"{_NEXT}.key").replace(folder / f"{CA_NAME}.key")
-        (folder / f"{_NEXT}.pem").unlink()
-        return rotate(folder)
+        return rotate(folder, dry_run=True) if dry_run else _sign_by(following, trusted, folder)
+    old = _authority(folder)
+    if step is Step.TRUST:
+        if known:
+            raise CertificateError(f"{folder} has {_NEXT}.pem already", "go on: --authority sign")
+        if not dry_run:
+            following = following or _make_authority()
+            _write(folder, _NEXT, following)
+            _replace(path, _pem(old.certificate) + _pem(following.certificate), 0o644)
+        return [_NEXT]
     if following is not None:
         raise CertificateError("the new authority signs nothing yet", "first: --authority sign")
     if path.read_bytes() == _pem(old.certificate):
@@ -200,6 +221,18 @@ def roll(folder: Path, step: Step, *, dry_run: bool = False) -> list[str]:
     if not dry_run:
         _replace(path, _pem(old.certificate), 0o644)
     return [CA_NAME]
+
+
+def _sign_by(following: _Identity, trusted: Sequence[x509.Certificate], folder: Path) -> list[str]:
+    """ca-next.pem is there until all is done: by that the step is known to be unfinished."""
+    others = [each for each in trusted if each != following.certificate]
+    pems = b"".join(map(_pem, [following.certificate, *others]))
+    _replace(folder / f"{CA_NAME}.pem", pems, 0o644)
+    _replace(folder / f"{CA_NAME}.key", _key_pem(following), 0o600)
+    made = rotate(folder)
+    (folder / f"{_NEXT}.pem").unlink()
+    (folder / f"{_NEXT}.key").unlink()
+    return made
 
 
 def check(folder: Path, name: str) -> None:
@@ -231,18 +264,27 @@ def _info(path: Path) -> CertificateInfo:
         name=path.stem,
         role=str(units[0].value) if units else "authority",
         hosts=_hosts(certificate),
+        accounts=of_uris(_uris(certificate)).patterns,
         not_after=certificate.not_valid_after_utc,
         sha256=certificate.fingerprint(hashes.SHA256()).hex(),
     )
 
 
-def _hosts(certificate: x509.Certificate) -> tuple[str, ...]:
+def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return ()
+        return x509.SubjectAlternativeName([])
+
+
+def _hosts(certificate: x509.Certificate) -> tuple[str, ...]:
+    names = _alternatives(certificate)
     addresses = names.get_values_for_type(x509.IPAddress)
     return (*names.get_values_for_type(x509.DNSName), *map(str, addresses))
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    return _alternatives(certificate).get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def _usable(
@@ -265,7 +307,23 @@ def _signed(folder: Path, name: str, authority: _Identity) -> bool:
     return True
 
 
+def _trusted(folder: Path) -> list[x509.Certificate]:
+    path = folder / f"{CA_NAME}.pem"
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"{path} holds no certificates: {error}", "put it back") from error
+
+
 def _authority(folder: Path) -> _Identity:
+    following = _read(folder, _NEXT)
+    if following is not None and following.certificate == _trusted(folder)[0]:
+        key = _load_key(folder / f"{CA_NAME}.key")
+        if key.public_key() != following.key.public_key():
+            raise CertificateError(
+                f"the step to a new authority in {folder} was cut off",
+                "take it again: mailraft certs rotate --authority sign",
+            )
     authority = _read(folder, CA_NAME)
     if authority is None:
         raise CertificateError(f"no ca.pem and ca.key in {folder}", "put ca.key back")
@@ -353,7 +411,11 @@ def _make_authority() -> _Identity:
 
 
 def _make(
-    name: str, role: Role, hosts: Sequence[str], authority: _Identity, lasts: dt.timedelta
+    name: str,
+    role: Role,
+    alternatives: Sequence[x509.GeneralName],
+    authority: _Identity,
+    lasts: dt.timedelta,
 ) -> _Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     # A node and a router are clients too, of other nodes.
@@ -366,10 +428,7 @@ def _make(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([_alternative(host) for host in dict.fromkeys(hosts)]),
-            critical=False,
-        )
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
             critical=False,
@@ -388,18 +447,34 @@ def _alternative(host: str) -> x509.GeneralName:
 
 def _write(folder: Path, name: str, identity: _Identity) -> None:
     """The key before the certificate: whoever finds a certificate finds its key."""
-    key = identity.key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / f"{name}.pem").unlink(missing_ok=True)
-    _replace(folder / f"{name}.key", key, 0o600)
-    _replace(folder / f"{name}.pem", _pem(identity.certificate), 0o644)
+    path, aside = folder / f"{name}.pem", folder / f"{name}.pem{_ASIDE}"
+    if path.exists():
+        path.replace(aside)
+    _replace(folder / f"{name}.key", _key_pem(identity), 0o600)
+    _replace(path, _pem(identity.certificate), 0o644)
+    aside.unlink(missing_ok=True)
+
+
+def _put_back(folder: Path) -> None:
+    """Certificates that were being replaced when somebody stopped us."""
+    for aside in folder.glob(f"*.pem{_ASIDE}"):
+        path = aside.with_suffix("")
+        if path.exists():
+            aside.unlink()
+        else:
+            aside.replace(path)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(identity: _Identity) -> bytes:
+    return identity.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:

@@ -53,10 +53,11 @@ from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import cluster_pb2, error_pb2
 from mailraft.wire import errors, feature_levels
-from mailraft.wire.access import Guard
 from mailraft.wire.admission import Admission
 from mailraft.wire.audit import AuditLog
-from mailraft.wire.credentials import SERVER_OPTIONS, AnyCredentials, add_port
+from mailraft.wire.callers import CallerLimits, Callers
+from mailraft.wire.credentials import CONNECTIONS_MAX, AnyCredentials, add_port, server_options
+from mailraft.wire.guard import Guard
 from mailraft.wire.observed import Observe
 from mailraft.wire.rpc_metrics import RpcMetrics
 from mailraft.wire.slots import slot_of
@@ -90,6 +91,8 @@ class NodeOptions:
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
     slow_call_ms: int = 0  # calls that take longer are logged; 0: none
     audit_file: Path | None = None  # None: among the log lines
+    connections_max: int = CONNECTIONS_MAX  # the next is closed
+    caller_limits: CallerLimits = CallerLimits()  # noqa: RUF009  # immutable
 
 
 class NodeServer:
@@ -204,11 +207,12 @@ class NodeServer:
         assert digests is not None
         assert self._space is not None
         assert self._streams is not None
+        observe, callers = self._observe(), Callers(self._options.caller_limits)
         server = grpc.aio.server(
-            options=[*dict([*SERVER_OPTIONS, *PEER_OPTIONS]).items()],
+            options=server_options(self._options.connections_max, PEER_OPTIONS),
             interceptors=[
-                self._observe(),
-                Guard(AuditLog(self._options.audit_file).record),
+                Guard(AuditLog(self._options.audit_file).record, callers, observe.refused),
+                observe,
                 Admission(CALLS_MAX, STREAMS_MAX),
             ],
         )

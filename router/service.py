@@ -23,13 +23,14 @@ from mailraft.router.health import HEALTH_SERVICE, Health
 from mailraft.router.methods import METHODS, SERVICES, Method, Route, account_of
 from mailraft.router.watch import Watch
 from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2
+from mailraft.wire import access, errors
 from mailraft.wire import credentials as wire_credentials
-from mailraft.wire import errors
-from mailraft.wire.access import Guard
 from mailraft.wire.admission import Admission
 from mailraft.wire.audit import AuditLog
+from mailraft.wire.callers import CallerLimits, Callers
 from mailraft.wire.deadlines import passed_on
 from mailraft.wire.draining import drain
+from mailraft.wire.guard import Guard
 from mailraft.wire.metadata import ACCOUNT_KEY, decode_account
 from mailraft.wire.observed import Observe
 from mailraft.wire.rpc_metrics import RpcMetrics
@@ -100,6 +101,8 @@ async def serve(
     zone: str = "",
     calls_max: int = CALLS_MAX,
     audit_file: Path | None = None,
+    connections_max: int = wire_credentials.CONNECTIONS_MAX,
+    caller_limits: CallerLimits | None = None,
 ) -> RouterServer:
     """Start a router at host:port (port 0: any).
 
@@ -107,7 +110,8 @@ async def serve(
     GetCapabilities answers; without it a node is asked. registry: where its metrics go; None:
     nowhere. slow_call_ms: calls that take longer are logged; 0: none. zone: where it
     runs, by the nodes' names of zones. calls_max: open at once; past it OVERLOADED.
-    audit_file: None: audited among the log lines.
+    audit_file: None: audited among the log lines. connections_max: the next is closed.
+    caller_limits: of each caller; None: the defaults.
     """
     dispatcher = Dispatcher(
         cluster_map, credentials, refresh=refresh, capabilities=capabilities, zone=zone
@@ -115,12 +119,13 @@ async def serve(
     calls = RpcMetrics(registry or CollectorRegistry())
     if registry is not None:
         registry.register(DispatchCollector(lambda: dispatcher))
+    callers = Callers(caller_limits or CallerLimits())
     observe = Observe((calls.ended, SlowLog(slow_call_ms, "nodes").ended), (calls.stream_began,))
     server = grpc.aio.server(
-        options=list(wire_credentials.SERVER_OPTIONS),
+        options=wire_credentials.server_options(connections_max),
         interceptors=[
+            Guard(AuditLog(audit_file).record, callers, observe.refused),
             observe,
-            Guard(AuditLog(audit_file).record),
             Admission(calls_max, STREAMS_MAX),
         ],
     )
@@ -204,6 +209,7 @@ def _upload(dispatcher: Dispatcher) -> Callable[..., Any]:
             if header is None or header.WhichOneof("part") != "header":
                 raise errors.BadFieldError(fields={"header": "the first message must be it"})
             check_account(context, header.header)
+            access.check_account(header.header.account_id)
             return await dispatcher.upload(header, requests, _stream_deadline(context))
         except errors.MailraftError as error:
             await drain(requests)

@@ -15,7 +15,7 @@ from mailraft.router.fleet import Fleet
 from mailraft.router.methods import METHODS, Pace
 from mailraft.router.tries import Tries
 from mailraft.v1 import change_pb2, error_pb2
-from mailraft.wire import errors, limits
+from mailraft.wire import access, errors, limits
 
 # A caller that does not read its events ends its stream.
 EVENTS_WAITING_MAX = 4_096
@@ -80,6 +80,7 @@ class Watch:
 
     async def _forward(self, request: change_pb2.WatchRequest) -> None:
         account_id = request.account_id
+        access.check_account(account_id)
         if request.WhichOneof("action") == "unsubscribe":
             address = self._where.pop(account_id, "")
             if address in self._calls:

@@ -59,18 +59,29 @@ def issue(
     host: Annotated[
         list[str], typer.Option("--host", help="One more name or address; may be repeated.")
     ] = [],  # noqa: B006  # typer copies it
+    accounts: Annotated[
+        list[str],
+        typer.Option(
+            "--accounts",
+            metavar="PATTERN",
+            help="Accounts that a service is limited to, * for anything; may be repeated.",
+            show_default="all",
+        ),
+    ] = [],  # noqa: B006  # as above
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make one certificate, in place of the one by that name.
 
     Example: mailraft certs issue imap-1 --role service --dir certs
+
+    Example: mailraft certs issue team --accounts 'team-*' --dir certs
     """
     from mailraft.cluster import certs
 
     with guarded(output):
         if not dry_run:
-            certs.issue(folder, name, role, hosts=host)
+            certs.issue(folder, name, role, hosts=host, accounts=accounts)
     _tell_made(folder, [name], output, dry_run=dry_run)
 
 
@@ -130,6 +141,7 @@ def list_(folder: FolderOption = DEFAULT_FOLDER, output: OutputOption = Output.T
                     "name": each.name,
                     "role": each.role,
                     "hosts": list(each.hosts),
+                    "accounts": list(each.accounts),
                     "not_after": each.not_after.isoformat(),
                     "days_left": each.days_left(now),
                     "sha256": each.sha256,
@@ -139,7 +151,14 @@ def list_(folder: FolderOption = DEFAULT_FOLDER, output: OutputOption = Output.T
         )
         return
     rows = [
-        (each.name, each.role, each.days_left(now), each.sha256[:16], ",".join(each.hosts))
+        (
+            each.name,
+            each.role,
+            each.days_left(now),
+            each.sha256[:16],
+            ",".join(each.accounts) or "all" * (each.role == Role.SERVICE),
+            ",".join(each.hosts),
+        )
         for each in found
     ]
-    emit_table(("NAME", "ROLE", "DAYS", "SHA256", "HOSTS"), rows)
+    emit_table(("NAME", "ROLE", "DAYS", "SHA256", "ACCOUNTS", "HOSTS"), rows)

@@ -8,9 +8,6 @@ turns that into a status. So a call in a batch and a call alone run the same cod
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
-import traceback
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -35,7 +32,7 @@ from mailraft.node.mailstore.errors import Refused
 from mailraft.node.quorum_reads import Position
 from mailraft.node.shard import Replica
 from mailraft.v1 import cluster_pb2, common_pb2
-from mailraft.wire import errors, limits, metadata
+from mailraft.wire import access, errors, incidents, limits, metadata
 from mailraft.wire.deadlines import passed_on
 from mailraft.wire.draining import drain
 
@@ -45,8 +42,6 @@ from . import convert
 REPLY_MAX_BYTES = limits.RPC_MAX_BYTES - 512 * 1024
 # A caller of a stream without an end that takes nothing for so long is told and let go.
 SLOW_READER_S = 30.0
-
-_log = logging.getLogger(__name__)
 
 
 class Shards(Protocol):
@@ -176,13 +171,7 @@ def to_error(error: Exception, what: str) -> errors.MailraftError:
         return error
     if isinstance(error, Refused):
         return convert.refused(error)
-    incident = secrets.token_hex(8)
-    # Where it happened, without the exception's text: that may quote what is in a mail.
-    where = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("incident %s: %s failed with %s\n%s", incident, what, type(error).__name__, where)
-    return errors.InternalError(
-        f"a bug of mailraft; incident {incident} in the log", metadata={"incident": incident}
-    )
+    return incidents.told(error, what)
 
 
 # ---- from gRPC to a handler ----------------------------------------------------------------------
@@ -279,6 +268,7 @@ def _taking(upload: Upload, method: MethodDescriptor) -> Callable[..., Any]:
             if first is None or first.WhichOneof("part") != "header":
                 raise errors.BadFieldError(fields={"header": "the first message must be it"})
             _check_account(first.header, context)
+            access.check_account(first.header.account_id)
             return await upload(first.header, requests)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             failed = to_error(error, method.full_name)

@@ -20,7 +20,7 @@ from mailraft.node.mailstore.account_change import prefix_of
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.shard import Replica
 from mailraft.v1 import change_pb2, common_pb2
-from mailraft.wire import errors, tokens
+from mailraft.wire import access, errors, tokens
 
 from . import convert, levels, validate
 from .base import Call, Shards, to_error
@@ -174,6 +174,7 @@ class _Stream:
 
     async def _subscribe(self, account_id: str, asked: change_pb2.WatchSubscribe) -> None:
         validate.account_id(account_id)
+        access.check_account(account_id)
         known = account_id in self._subscriptions
         if not known and len(self._subscriptions) >= ACCOUNTS_PER_STREAM_MAX:
             metadata = {"limit": "watched_accounts_per_stream", "max": str(ACCOUNTS_PER_STREAM_MAX)}

@@ -120,3 +120,61 @@ def test_some_names_are_given_to_nobody(folder: Path, name: str) -> None:
     with pytest.raises(CertificateError, match="cannot be the name"):
         certs.issue(folder, name, Role.SERVICE)
     assert _contents(folder) == before
+
+
+class _CutOffError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", Step)
+def test_a_step_that_was_cut_off_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """Wherever it was: until then every certificate there is trusted, and then all is as it would
+    have been without.
+    """
+    taken = [Step.TRUST, Step.SIGN, Step.FORGET]
+    crashes = 0
+    for survives in range(100):
+        folder = tmp_path / str(survives)
+        certs.ensure(folder, certs.names_of([1]))
+        for before in taken[: taken.index(step)]:
+            certs.roll(folder, before)
+        with monkeypatch.context() as dies:
+            _die_after(dies, survives)
+            try:
+                certs.roll(folder, step)
+            except _CutOffError:
+                crashes += 1
+            else:
+                break
+        for name, _ in certs.names_of([1]):
+            if (folder / f"{name}.pem").exists():
+                _signer(folder, name)
+        try:
+            certs.roll(folder, step)
+        except CertificateError:  # all but its last file was gone
+            assert not (folder / "ca-next.pem").exists()
+        for after in taken[taken.index(step) + 1 :]:
+            certs.roll(folder, after)
+        (new,) = _trusted(folder)
+        assert {_signer(folder, name) for name, _ in certs.names_of([1])} == {new}
+        assert not [path for path in folder.iterdir() if path.suffix not in (".pem", ".key")]
+    assert crashes >= {Step.TRUST: 3, Step.SIGN: 10, Step.FORGET: 1}[step]
+
+
+def _die_after(dies: pytest.MonkeyPatch, changes: int) -> None:
+    """The process ends before the change to a file that follows so many."""
+    left = changes
+    for kind in ("replace", "unlink"):
+        real = getattr(Path, kind)
+
+        def change(path: Path, *given: object, real: object = real, **named: object) -> object:
+            nonlocal left
+            if path.exists():
+                if not left:
+                    raise _CutOffError
+                left -= 1
+            return real(path, *given, **named)  # type: ignore[operator]
+
+        dies.setattr(Path, kind, change)

@@ -1,4 +1,4 @@
-"""Who may call what: one table of RPC to roles, and the interceptor that goes by it on every port.
+"""Who may call what: one table of RPC to roles. mailraft.wire.guard goes by it on every port.
 
 A role is the OU of a certificate that the cluster's authority signed. Only a router may say on
 whose behalf it calls (PRINCIPAL_KEY); that role then counts. What is not in the table is refused to
@@ -8,22 +8,14 @@ everybody. Plain text (--insecure, loopback only) knows no roles: everybody is b
 from __future__ import annotations
 
 import enum
-import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import grpc
-
-from mailraft.wire import errors
-from mailraft.wire.handlers import function_of, with_function
-
-if TYPE_CHECKING:
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Interceptor = grpc.aio.ServerInterceptor
+from mailraft.wire import accounts, errors
+from mailraft.wire.accounts import Accounts
 
 PRINCIPAL_KEY = "x-mailraft-principal"  # role/name
 
@@ -47,7 +39,7 @@ class Role(enum.StrEnum):
 _OLD_NAMES = {"client": Role.SERVICE, "admin": Role.OPERATOR}
 EVERYBODY = frozenset(Role)
 _MAIL = frozenset({Role.ROUTER, Role.SERVICE, Role.OPERATOR})
-_OPERATE = frozenset({Role.OPERATOR})
+OPERATE = frozenset({Role.OPERATOR})
 _LOOK = frozenset({Role.OPERATOR, Role.AUDITOR})
 _MEMBERS = frozenset({Role.NODE})
 
@@ -102,21 +94,22 @@ TABLE: Mapping[str, frozenset[Role]] = {
     **dict.fromkeys(_paths("mailraft.v1.", _MAIL_CALLS), _MAIL),
     **dict.fromkeys(_paths("mailraft.v1.", _CLUSTER), EVERYBODY),
     **dict.fromkeys(_paths("mailraft.v1.", _LOOKING), _LOOK),
-    **dict.fromkeys(_paths("mailraft.v1.", _OPERATING), _OPERATE),
+    **dict.fromkeys(_paths("mailraft.v1.", _OPERATING), OPERATE),
     **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_MEMBERS), _MEMBERS),
     **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_LOOKING), _LOOK),
-    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_OPERATING), _OPERATE),
+    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_OPERATING), OPERATE),
     **dict.fromkeys(_paths("", _COMMON), EVERYBODY),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: the role and the name (CN) of a certificate."""
+    """Who calls: the role and the name (CN) of a certificate, and the accounts it is limited to."""
 
     role: Role
     name: str
 
+    accounts: Accounts = accounts.ALL
     def __str__(self) -> str:
         return f"{self.role}/{self.name}"
 
@@ -133,6 +126,18 @@ _caller: ContextVar[Principal | None] = ContextVar("mailraft_principal", default
 
 
 def metadata() -> tuple[tuple[str, str], ...]:
+def call_for(caller: Principal | None) -> None:
+    """What runs here from now on is on somebody's behalf."""
+    _caller.set(caller)  # gRPC runs each call in a task of its own: nothing to put back
+
+
+def check_account(account_id: str) -> None:
+    """Of a stream's message. Raises AccountNotAllowedError unless its caller may act on it."""
+    caller = _caller.get()
+    if caller is not None:
+        caller.accounts.check(account_id)
+
+
     """What a router adds to a call that it forwards for one caller (of many together: nothing)."""
     caller = _caller.get()
     return () if caller is None else ((PRINCIPAL_KEY, str(caller)),)
@@ -158,15 +163,25 @@ def authenticated(context: Any) -> Principal | None:
     role = role_of(units[0]) if len(units) == 1 else None
     if role is None or len(names) != 1 or not names[0]:
         raise errors.CredentialsInvalidError("the certificate names no role of mailraft, or nobody")
-    return Principal(role, names[0])
+    try:
+        uris = [each.decode() for each in shown.get("peer_uri", ())]
+        limited_to = accounts.of_uris(uris)
+    except ValueError:
+        raise errors.CredentialsInvalidError("the certificate's accounts make no sense") from None
+    if limited_to.limited and role is not Role.SERVICE:
+        raise errors.CredentialsInvalidError("only a service is limited to accounts")
+    return Principal(role, names[0], limited_to)
 
 
-def admitted(method: str, context: Any) -> Principal | None:
-    """On whose behalf a call may go on. Raises CredentialsInvalidError, MethodNotAllowedError."""
-    caller = authenticated(context)
+def admitted(
+    method: str, caller: Principal | None, metadata: Iterable[tuple[str, str | bytes]]
+) -> Principal | None:
+    """On whose behalf a call may go on, by whose certificate was shown. Raises
+    MethodNotAllowedError.
+    """
     if caller is None:
         return None
-    told = [value for key, value in context.invocation_metadata() or () if key == PRINCIPAL_KEY]
+    told = [value for key, value in metadata if key == PRINCIPAL_KEY]
     if told:
         if caller.role is not Role.ROUTER or len(told) != 1:
             raise errors.MethodNotAllowedError(f"{PRINCIPAL_KEY} is for a router to set, once")
@@ -188,55 +203,3 @@ class Decision:
     caller: Principal | None  # None: not known
     peer: str  # its address, as gRPC writes it
     refused: str = ""  # why; empty: it was let through
-
-
-class Guard(Interceptor):
-    """Lets through what TABLE allows; `record` is told of it, and is quick and does not raise."""
-
-    def __init__(self, record: Callable[[Decision], None]) -> None:
-        self._record = record
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None  # nothing is served by this name
-        inner = function_of(handler)
-        method: str = handler_call_details.method
-        wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
-        return with_function(handler, wrap(method, inner))
-
-    def _coroutine(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        async def guarded(request: Any, context: Any) -> Any:
-            await self._admit(method, context)
-            return await inner(request, context)
-
-        return guarded
-
-    def _generator(self, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            await self._admit(method, context)
-            async for response in inner(request, context):
-                yield response
-
-        return guarded
-
-    async def _admit(self, method: str, context: Any) -> None:
-        try:
-            caller = admitted(method, context)
-        except errors.MailraftError as error:
-            self._record(Decision(method, _named(context), context.peer(), error.message))
-            await errors.abort(context, error)
-        _caller.set(caller)  # gRPC runs each call in a task of its own: nothing to put back
-        if TABLE.get(method) == _OPERATE:
-            self._record(Decision(method, caller, context.peer()))
-
-
-def _named(context: Any) -> Principal | None:
-    try:
-        return authenticated(context)
-    except errors.MailraftError:
-        return None

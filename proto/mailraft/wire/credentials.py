@@ -34,6 +34,14 @@ CONNECT_MAX_MS = 2_000
 CONNECTION_AGE_MS = 30 * 60 * 1000
 CONNECTION_AGE_GRACE_MS = 10 * 60 * 1000
 METADATA_MAX_BYTES = 16 * 1024
+# At one port; the next is closed. Those count too that have not shown a certificate yet, for as
+# long as they may take for that.
+CONNECTIONS_MAX = 4_096
+HANDSHAKE_MAX_MS = 10_000
+# Of one connection; a client of ours waits with the next until one has ended.
+CONCURRENT_STREAMS_MAX = 1_024
+# Who pings more often than allowed is let go after so many.
+PING_STRIKES_MAX = 2
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -41,6 +49,8 @@ _MESSAGE_SIZES: Options = (
     ("grpc.max_receive_message_length", limits.RPC_MAX_BYTES + MESSAGE_ROOM_BYTES),
     ("grpc.max_send_message_length", limits.RPC_MAX_BYTES + MESSAGE_ROOM_BYTES),
     ("grpc.max_metadata_size", METADATA_MAX_BYTES),
+    # By itself gRPC refuses above the first at random, up to the second.
+    ("grpc.absolute_max_metadata_size", METADATA_MAX_BYTES),
 )
 # What a stream may send ahead of its reader: by itself gRPC lets that grow to megabytes, and ten
 # downloads would be held in memory. At 1 ms to and fro it still carries 250 MiB/s.
@@ -66,7 +76,10 @@ SERVER_OPTIONS: Options = (
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     # Without this a client that pings more often than every five minutes gets GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.http2.max_ping_strikes", PING_STRIKES_MAX),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS_MAX),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MAX_MS),
     ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
     ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_MS),
     # Two processes on one port would share its calls without a word.
@@ -176,6 +189,12 @@ def open_sync_channel(
         return grpc.insecure_channel(address, _merge(CHANNEL_OPTIONS, options))
     merged = _merge(_SECURE_CHANNEL_OPTIONS, options)
     return grpc.secure_channel(address, credentials.channel(), merged)
+
+
+def server_options(connections_max: int, more: Options = ()) -> list[tuple[str, int | str]]:
+    """SERVER_OPTIONS, and others over them."""
+    accepted = ("grpc.max_allowed_incoming_connections", connections_max)
+    return _merge(SERVER_OPTIONS, [accepted, *more])
 
 
 def add_port(

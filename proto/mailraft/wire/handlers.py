@@ -34,6 +34,14 @@ def with_function(handler: Handler, function: Function) -> Handler:
     return made(function, handler.request_deserializer, handler.response_serializer)
 
 
+def received_by(handler: Handler, function: Function) -> Handler:
+    """The same call, served by a function that takes its messages itself, as bytes, by
+    `context.read()`; to gRPC it is a stream of requests.
+    """
+    made = _MAKE[True, handler.response_streaming]
+    return made(function, None, handler.response_serializer)
+
+
 def unread(handler: Handler, function: Function) -> Handler:
     """The same call, answered without its request being parsed: for functions that refuse it."""
     return _MAKE[handler.request_streaming, handler.response_streaming](function)

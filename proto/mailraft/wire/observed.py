@@ -21,11 +21,13 @@ from typing import Any
 import grpc
 
 from mailraft.v1 import common_pb2
-from mailraft.wire import tracing
+from mailraft.wire import errors, incidents, tracing
 from mailraft.wire.handlers import Handler, function_of, with_function
 
 _PACKAGE = "/mailraft.v1."
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+# How a call ends that was refused, or whose caller went away.
+_EXPECTED = (grpc.aio.BaseError, asyncio.CancelledError, GeneratorExit)
 
 
 @dataclass(slots=True)
@@ -116,7 +118,9 @@ Watcher = Callable[[ServedCall], None]
 class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class at run time takes any
     """Tells watchers of every call when it ends, and of streams also when they begin.
 
-    Put first, it sees the refusals of those behind it. Watchers are quick and do not raise.
+    It sees the refusals of those behind it, and is told of those before it (`refused`). What it
+    lets nobody see is an exception: its caller gets a number, and the log has it. Watchers are
+    quick and do not raise.
     """
 
     def __init__(self, ended: Sequence[Watcher], stream_began: Sequence[Watcher] = ()) -> None:
@@ -132,15 +136,18 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
             return None  # an unknown method: what strangers make up is nobody's label
         return self._watched(_short(handler_call_details.method), handler)
 
+    def refused(self, path: str, code: str) -> None:
+        """A call that ended before it got here."""
+        for watcher in self._ended:
+            watcher(ServedCall(_short(path), code=code))
+
     def _watched(self, method: str, handler: Handler) -> Handler:
         inner = function_of(handler)
         streaming = handler.request_streaming or handler.response_streaming
         if inspect.isasyncgenfunction(inner):
             watched = self._generator(method, inner)
-        elif inspect.iscoroutinefunction(inner):
-            watched = self._coroutine(method, inner, streaming=streaming)
         else:
-            return handler
+            watched = self._coroutine(method, inner, streaming=streaming)
         return with_function(handler, watched)
 
     def _coroutine(
@@ -153,9 +160,13 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
                 with tracing.served(method, context):
                     call.trace_id = tracing.trace_id()
                     return await inner(request, context)
-            except BaseException as error:
+            except _EXPECTED as error:
                 call.code = _code(error, context)
                 raise
+            except Exception as error:  # noqa: BLE001 - nothing may escape: gRPC would log its text
+                failed = _failure(error, method)
+                call.code = failed.code.name
+                await errors.abort(context, failed)
             finally:
                 self._end(call, began_s)
 
@@ -168,9 +179,13 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
             try:
                 async for response in inner(request, context):
                     yield response
-            except BaseException as error:
+            except _EXPECTED as error:
                 call.code = _code(error, context)
                 raise
+            except Exception as error:  # noqa: BLE001 - as above
+                failed = _failure(error, method)
+                call.code = failed.code.name
+                await errors.abort(context, failed)
             finally:
                 self._end(call, began_s)
 
@@ -190,6 +205,14 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
         call.took_s = time.monotonic() - began_s
         for watcher in self._ended:
             watcher(call)
+
+
+def _failure(error: Exception, method: str) -> errors.MailraftError:
+    if isinstance(error, errors.MailraftError):
+        return error
+    if isinstance(error, NotImplementedError):  # of generated code: nobody serves the method
+        return errors.UnimplementedError(f"{method} is not served here")
+    return incidents.told(error, method)
 
 
 def level_of(request: Any) -> str:
