@@ -19,6 +19,7 @@ from mailraft.cluster.errors import ClusterError, ExitCode, SettingsError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.settings import NodeSettings, ProcessSettings, RouterSettings
 from mailraft.wire import tracing
+from mailraft.wire.callers import CallerLimits
 from mailraft.wire.credentials import AnyCredentials, CannotListenError, Credentials, Insecure
 
 if TYPE_CHECKING:
@@ -100,6 +101,17 @@ def credentials_of(settings: ProcessSettings, default_name: str) -> AnyCredentia
     return Credentials(folder, name)
 
 
+def caller_limits(settings: ProcessSettings) -> CallerLimits:
+    """What each caller may take."""
+    return CallerLimits(
+        calls_per_s=settings.caller_calls_per_s,
+        recipients_per_s=settings.caller_recipients_per_s,
+        bytes_per_s=settings.caller_bytes_per_s,
+        calls_max=settings.caller_calls_max,
+        streams_max=settings.caller_streams_max,
+    )
+
+
 def _build_node(settings: NodeSettings) -> Server:
     from mailraft.cluster.control.member import Member
     from mailraft.node.disk_space import Reserve
@@ -116,6 +128,8 @@ def _build_node(settings: NodeSettings) -> Server:
         reserve=Reserve(settings.disk_reserve_bytes, settings.disk_reserve_ratio),
         slow_call_ms=settings.slow_call_ms,
         audit_file=settings.audit_file or settings.data_dir / "audit.jsonl",
+        connections_max=settings.connections_max,
+        caller_limits=caller_limits(settings),
     )
     maps = ClusterMaps.open(
         settings.map_file, settings.node, settings.data_dir, reach=settings.reach
@@ -152,6 +166,8 @@ class _Router:
             zone=self._settings.zone,
             calls_max=self._settings.calls_max,
             audit_file=self._settings.audit_file,
+            connections_max=self._settings.connections_max,
+            caller_limits=caller_limits(self._settings),
         )
         return f"{address.rpartition(':')[0]}:{self._running.port}"
 

@@ -76,6 +76,20 @@ class ProcessSettings(BaseSettings):
     audit_file: Path | None = None
     """Every refusal and every action of an operator is appended here (`mailraft audit tail`); none:
     a node takes audit.jsonl in its `data_dir`, a router its log."""
+    connections_max: int = Field(default=4_096, ge=16)
+    """Connections to `listen_address`; the next is closed. Keep it below the limit of open files."""
+    caller_calls_per_s: int = Field(default=20_000, ge=1)
+    """Calls, and items of batches, that one certificate may make of this process in a second; those
+    beyond are told when to come back (RATE_LIMITED). Twice as many pass at once. Nodes and routers
+    have no limits: what they carry was counted where it came in."""
+    caller_recipients_per_s: int = Field(default=100_000, ge=1)
+    """Recipients of deliveries, in the same way."""
+    caller_bytes_per_s: int = Field(default=256 * MIB, ge=64 * 1024)
+    """Bytes of requests, in the same way; uploads wait instead."""
+    caller_calls_max: int = Field(default=3_072, ge=1)
+    """Calls that one certificate may have open at once; the next is OVERLOADED, with a delay."""
+    caller_streams_max: int = Field(default=3_072, ge=1)
+    """The same of streams."""
     stop_grace_s: float = Field(default=5.0, ge=0, le=300)
     """How long calls that run may go on once the process is told to stop, in seconds."""
 

@@ -33,7 +33,7 @@ CALLERS_KEPT = 1_024
 class CallerLimits:
     """Of each caller at each process; see ProcessSettings."""
 
-    calls_per_s: int = 10_000
+    calls_per_s: int = 20_000
     recipients_per_s: int = 100_000
     bytes_per_s: int = 256 * 1024 * 1024
     calls_max: int = 3_072
