@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mailraft.node import forcing
 from mailraft.node.consensus.host import Host
 from mailraft.node.engine.errors import CorruptionError
 from mailraft.node.engine.store import Store
@@ -73,6 +74,26 @@ class Hosting:
                 self._create(group, replica, configuration)
                 self._open(group, replica)
         self._adopted()
+
+    def force(self, group: GroupId) -> Configuration:
+        """Make the replica here the only voter of its group (forcing.py), durable with the
+        next flush. Between two turns of the runtime only.
+        """
+        stored = self._store.load(group)
+        configuration = forcing.forced(stored)
+        [replica] = configuration.voters
+        log.warning(
+            "shard %d is forced: replica %#x goes on as %#x, alone, with its log up to %d",
+            group,
+            stored.replica,
+            replica,
+            stored.last_index,
+        )
+        self._host.remove_group(group)
+        self._replicas.pop(group).stop("this replica was made the only one of its shard")
+        self._store.write(forcing.writes(group, stored))
+        self._open(group, replica)
+        return configuration
 
     # ---- inside ----------------------------------------------------------------------------------
 

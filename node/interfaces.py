@@ -135,6 +135,14 @@ class EndAmnesia:
     group: GroupId
 
 
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """This replica goes on under another id, and owes nothing that the one before promised."""
+
+    group: GroupId
+    replica: ReplicaId
+
+
 LogWrite = AppendEntries | TruncateLog | SaveHardState | CompactLog | InstallSnapshot | EndAmnesia
 
 
@@ -274,7 +282,7 @@ class ApplyWrite:
     effects: tuple[Effect, ...]
 
 
-Write = LogWrite | ApplyWrite
+Write = LogWrite | ApplyWrite | Succeed
 
 
 # ---- shard -> consensus ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from mailraft.internal.v1 import (
     command_pb2,
     control_pb2_grpc,
     peer_service_pb2_grpc,
+    recovery_service_pb2_grpc,
 )
 from mailraft.node import services
 from mailraft.node.agreement import Digests
@@ -47,6 +48,10 @@ from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
 from mailraft.node.runtime import Runtime, now_s
+from mailraft.node.rebuild import FileDamage, open_store
+from mailraft.node.recovery import RecoveryService
+from mailraft.node.repair import Repairs
+from mailraft.node.repair_metrics import RepairCollector
 from mailraft.node.services.base import Service
 from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
@@ -312,6 +317,9 @@ class NodeServer:
         await stopping
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        assert self._hosting is not None
+        recovery = RecoveryService(view, host, runtime, self._hosting, self._replicas, said)
+        recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(recovery, server)
         """A task without which the node is not whole: its error is the node's."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._on_end)

@@ -23,6 +23,7 @@ from mailraft.cluster.cli import (
     slow_log,
     status,
     top,
+    unsafe,
     up,
 )
 from mailraft.cluster.cli.panels import Panels
@@ -54,6 +55,7 @@ app.add_typer(health.app, name="alarm", rich_help_panel=OPERATE)
 app.add_typer(check.app, name="check", rich_help_panel=OPERATE)
 app.add_typer(backup.app, name="backup", rich_help_panel=OPERATE)
 app.add_typer(restore.app, name="restore", rich_help_panel=OPERATE)
+app.add_typer(unsafe.app, name="unsafe", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(audit.app, name="audit", rich_help_panel=OPERATE)

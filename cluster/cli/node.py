@@ -181,7 +181,7 @@ def _tell_how_to_start(it: Session, admitted: cluster_pb2.Node, folder: Path | N
         typer.echo(f"  {at}. {step}")
 
 
-CERTIFICATE = "mailraft certs init --dir certs --nodes {}"
+CERTIFICATE = "mailraft certs issue node-{} --role node --dir certs"
 
 
 @app.command()

@@ -22,6 +22,10 @@ from mailraft.node.mailstore.overlay import Overlay
 from mailraft.v1 import cluster_pb2, error_pb2
 
 FORMAT = 1
+# What was decided and is known to nobody that is left, at most: record_forced jumps over it.
+EPOCHS_LOST_MAX = 1_000_000
+NODES_LOST_MAX = 16
+INCARNATIONS_LOST_MAX = 65_536
 _CALLER = b""  # requests of the meta group are of nobody in particular
 
 Run = Callable[[Overlay, meta_pb2.MetaCommand, int], meta_pb2.MetaReply]
@@ -135,6 +139,23 @@ def _record_shard(overlay: Overlay, command: meta_pb2.MetaCommand, _: int) -> me
     return meta_pb2.MetaReply(done=meta_pb2.MetaDone())
 
 
+def _record_forced(overlay: Overlay, command: meta_pb2.MetaCommand, _: int) -> meta_pb2.MetaReply:
+    """The meta group lost its majority, and this state may be older than what others were told."""
+    told = command.record_forced.shard
+    known = overlay.read(keys.cluster_shard(told.id), meta_pb2.MetaShardRecord)
+    if told.id != META_GROUP or known is None:
+        raise bad_field("shard.id: it is for the meta group")
+    if told.configuration_version > known.shard.configuration_version:
+        _check_replicas(overlay, told)
+        _put_shard(overlay, told)
+        head = nodes.head_of(overlay)
+        head.epoch += EPOCHS_LOST_MAX
+        head.next_node_id += NODES_LOST_MAX
+        head.next_incarnation += INCARNATIONS_LOST_MAX
+        head.next_job += INCARNATIONS_LOST_MAX
+    return meta_pb2.MetaReply(done=meta_pb2.MetaDone())
+
+
 def _check_replicas(overlay: Overlay, told: cluster_pb2.Shard) -> None:
     """No map tells what no process would take: the next configuration may be better."""
     holders = [each.node_id for each in told.replicas]
@@ -158,6 +179,7 @@ _ACTIONS: dict[str, Run] = {
     "set_node_state": nodes.set_state,
     "describe_node": nodes.describe,
     "record_shard": _record_shard,
+    "record_forced": _record_forced,
     "begin_job": jobs.begin,
     "advance_job": jobs.advance,
     "change_settings": settings.change,

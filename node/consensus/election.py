@@ -104,7 +104,7 @@ class Election(ReplicaBase):
         return False
 
     def vote_request(self, *, pre_vote: bool) -> raft_pb2.RequestVote:
-        last_term, last_index = self._log_end()
+        last_term, last_index = self.log_end()
         return raft_pb2.RequestVote(
             last_log_index=last_index,
             last_log_term=last_term,
@@ -164,7 +164,7 @@ class Election(ReplicaBase):
             surroundings.now - self._favours_since_s < self.settings.heartbeat_s
             and self._favours not in (0, sender.id)
             and (self._favours != self.replica or self.replica < sender.id)
-            and (request.last_log_term, request.last_log_index) == self._log_end()
+            and (request.last_log_term, request.last_log_index) == self.log_end()
         )
 
     def _favour(self, candidate: ReplicaId) -> None:
@@ -178,9 +178,9 @@ class Election(ReplicaBase):
 
     def _log_is_current(self, request: raft_pb2.RequestVote) -> bool:
         """Raft section 5.4.1: at least as up to date as this replica's own log."""
-        return (request.last_log_term, request.last_log_index) >= self._log_end()
+        return (request.last_log_term, request.last_log_index) >= self.log_end()
 
-    def _log_end(self) -> tuple[int, int]:
+    def log_end(self) -> tuple[int, int]:
         """Term and index of the last entry."""
         last = self.journal.last_index
         return self.journal.term(last) or 0, last

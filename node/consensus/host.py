@@ -199,7 +199,7 @@ class Host(Questions):
             _, group, since = self._awaiting.popleft()
             self._flush_s = max(surroundings.now - since, FLUSH_MEMORY * self._flush_s)
             group.on_durable(self._durable)
-            if group.group in self._groups:
+            if self._groups.get(group.group) is group:  # and not another life of it
                 self._touch(group)
 
     def _touch(self, group: Group) -> None:

@@ -33,6 +33,11 @@ class Questions:
         found = self._groups.get(group)
         return found.leader_heard_s if found is not None else float("-inf")
 
+    def log_end(self, group: GroupId) -> tuple[int, int]:
+        """Term and index of the last entry: which of two logs is longer (Raft section 5.4.1)."""
+        found = self._groups.get(group)
+        return (0, 0) if found is None else found.log_end()
+
     @property
     def full_peers(self) -> Set[NodeNumber]:
         """Nodes whose disks are full, as they said last."""

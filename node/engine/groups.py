@@ -20,6 +20,7 @@ from mailraft.node.interfaces import (
     HardState,
     InstallSnapshot,
     SaveHardState,
+    Succeed,
     TruncateLog,
 )
 
@@ -94,6 +95,9 @@ class GroupState:
 
     def end_amnesia(self) -> None:
         self.birth = replace(self.birth, amnesic=False)
+
+    def succeed(self, write: Succeed) -> None:
+        self.birth = replace(self.birth, replica=write.replica, amnesic=False)
 
     def burn(self) -> int:
         """A generation number that was never given before."""

@@ -20,6 +20,7 @@ from mailraft.node.interfaces import (
     InstallSnapshot,
     Put,
     SaveHardState,
+    Succeed,
     TruncateLog,
     Write,
 )
@@ -56,6 +57,9 @@ def carry_out(
             dead_bodies.compact(backend, batch, state)
         case EndAmnesia():
             state.end_amnesia()
+            put_group(batch, state)
+        case Succeed():
+            state.succeed(write)
             put_group(batch, state)
         case _:
             assert_never(write)

@@ -76,9 +76,10 @@ _INTERNAL_MEMBERS = {
     "PeerService": "Exchange InstallSnapshot GetDigests GetPosition",
     "ControlService": "Report ChangeMembers HandOver",
 }
-_INTERNAL_LOOKING = {"AuditService": "AuditBodies"}
+_INTERNAL_LOOKING = {"AuditService": "AuditBodies", "RecoveryService": "Survey"}
 _INTERNAL_OPERATING = {
     "BackupService": "ReadShard ReadLog CreateRestored",
+    "RecoveryService": "Force",
 }
 _COMMON = {
     "grpc.health.v1.Health": "Check List Watch",

@@ -28,7 +28,7 @@ from mailraft.v1 import cluster_pb2 as mailraft_dot_v1_dot_cluster__pb2
 from mailraft.v1 import job_pb2 as mailraft_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailraft/internal/v1/meta.proto\x12\x14mailraft.internal.v1\x1a\"mailraft/internal/v1/command.proto\x1a\x17mailraft/v1/admin.proto\x1a\x19mailraft/v1/cluster.proto\x1a\x15mailraft/v1/job.proto\"P\n\tMetaBatch\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x33\n\x08\x63ommands\x18\x02 \x03(\x0b\x32!.mailraft.internal.v1.MetaCommand\"\xf4\x04\n\x0bMetaCommand\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x10\n\x08if_epoch\x18\x04 \x01(\x04\x12\x38\n\tbootstrap\x18\x05 \x01(\x0b\x32#.mailraft.internal.v1.BootstrapMetaH\x00\x12\x35\n\nadmit_node\x18\x06 \x01(\x0b\x32\x1f.mailraft.internal.v1.AdmitNodeH\x00\x12<\n\x0eset_node_state\x18\x07 \x01(\x0b\x32\".mailraft.internal.v1.SetNodeStateH\x00\x12\x39\n\x0crecord_shard\x18\x08 \x01(\x0b\x32!.mailraft.internal.v1.RecordShardH\x00\x12\x33\n\tbegin_job\x18\t \x01(\x0b\x32\x1e.mailraft.internal.v1.BeginJobH\x00\x12\x37\n\x0b\x61\x64vance_job\x18\n \x01(\x0b\x32 .mailraft.internal.v1.AdvanceJobH\x00\x12?\n\x0f\x63hange_settings\x18\x0b \x01(\x0b\x32$.mailraft.internal.v1.ChangeSettingsH\x00\x12;\n\rdescribe_node\x18\x0c \x01(\x0b\x32\".mailraft.internal.v1.DescribeNodeH\x00\x12\x39\n\x0c\x65nable_level\x18\r \x01(\x0b\x32!.mailraft.internal.v1.EnableLevelH\x00\x42\x08\n\x06\x61\x63tion\"5\n\rBootstrapMeta\x12$\n\x03map\x18\x01 \x01(\x0b\x32\x17.mailraft.v1.ClusterMap\",\n\tAdmitNode\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.mailraft.v1.Node\"F\n\x0cSetNodeState\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.mailraft.v1.NodeState\"A\n\x0c\x44\x65scribeNode\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"$\n\x0b\x45nableLevel\x12\x15\n\rfeature_level\x18\x01 \x01(\r\"0\n\x0bRecordShard\x12!\n\x05shard\x18\x01 \x01(\x0b\x32\x12.mailraft.v1.Shard\"E\n\x08\x42\x65ginJob\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.mailraft.v1.JobSpec\x12\x15\n\rparent_job_id\x18\x02 \x01(\t\"U\n\nAdvanceJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.mailraft.v1.Job\"I\n\x0e\x43hangeSettings\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mailraft.v1.Settings\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\"\x99\x02\n\tMetaReply\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.mailraft.internal.v1.RefusalH\x00\x12!\n\x04node\x18\x04 \x01(\x0b\x32\x11.mailraft.v1.NodeH\x00\x12\x32\n\x03job\x18\x05 \x01(\x0b\x32#.mailraft.internal.v1.MetaJobRecordH\x00\x12)\n\x08settings\x18\x06 \x01(\x0b\x32\x15.mailraft.v1.SettingsH\x00\x12.\n\x04\x64one\x18\x07 \x01(\x0b\x32\x1e.mailraft.internal.v1.MetaDoneH\x00\x42\t\n\x07outcome\"\n\n\x08MetaDone\"\x86\x02\n\x0eMetaHeadRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x14\n\x0cnext_node_id\x18\x04 \x01(\r\x12\x18\n\x10next_incarnation\x18\x05 \x01(\r\x12\x10\n\x08next_job\x18\x06 \x01(\x04\x12%\n\x05slots\x18\x07 \x03(\x0b\x32\x16.mailraft.v1.SlotRange\x12\'\n\x08settings\x18\x08 \x01(\x0b\x32\x15.mailraft.v1.Settings\x12\x18\n\x10settings_version\x18\t \x01(\x04\x12\x15\n\rfeature_level\x18\n \x01(\r\"A\n\x0eMetaNodeRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x1f\n\x04node\x18\x02 \x01(\x0b\x32\x11.mailraft.v1.Node\"D\n\x0fMetaShardRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12!\n\x05shard\x18\x02 \x01(\x0b\x32\x12.mailraft.v1.Shard\"n\n\rMetaJobRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.mailraft.v1.Job\x12\x16\n\x0enew_replica_id\x18\x03 \x01(\x04\x12\x16\n\x0eold_replica_id\x18\x04 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailraft/internal/v1/meta.proto\x12\x14mailraft.internal.v1\x1a\"mailraft/internal/v1/command.proto\x1a\x17mailraft/v1/admin.proto\x1a\x19mailraft/v1/cluster.proto\x1a\x15mailraft/v1/job.proto\"P\n\tMetaBatch\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x33\n\x08\x63ommands\x18\x02 \x03(\x0b\x32!.mailraft.internal.v1.MetaCommand\"\xb0\x05\n\x0bMetaCommand\x12\x0f\n\x07time_ms\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x10\n\x08if_epoch\x18\x04 \x01(\x04\x12\x38\n\tbootstrap\x18\x05 \x01(\x0b\x32#.mailraft.internal.v1.BootstrapMetaH\x00\x12\x35\n\nadmit_node\x18\x06 \x01(\x0b\x32\x1f.mailraft.internal.v1.AdmitNodeH\x00\x12<\n\x0eset_node_state\x18\x07 \x01(\x0b\x32\".mailraft.internal.v1.SetNodeStateH\x00\x12\x39\n\x0crecord_shard\x18\x08 \x01(\x0b\x32!.mailraft.internal.v1.RecordShardH\x00\x12\x33\n\tbegin_job\x18\t \x01(\x0b\x32\x1e.mailraft.internal.v1.BeginJobH\x00\x12\x37\n\x0b\x61\x64vance_job\x18\n \x01(\x0b\x32 .mailraft.internal.v1.AdvanceJobH\x00\x12?\n\x0f\x63hange_settings\x18\x0b \x01(\x0b\x32$.mailraft.internal.v1.ChangeSettingsH\x00\x12;\n\rdescribe_node\x18\x0c \x01(\x0b\x32\".mailraft.internal.v1.DescribeNodeH\x00\x12\x39\n\x0c\x65nable_level\x18\r \x01(\x0b\x32!.mailraft.internal.v1.EnableLevelH\x00\x12:\n\rrecord_forced\x18\x0e \x01(\x0b\x32!.mailraft.internal.v1.RecordShardH\x00\x42\x08\n\x06\x61\x63tion\"5\n\rBootstrapMeta\x12$\n\x03map\x18\x01 \x01(\x0b\x32\x17.mailraft.v1.ClusterMap\",\n\tAdmitNode\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.mailraft.v1.Node\"F\n\x0cSetNodeState\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.mailraft.v1.NodeState\"A\n\x0c\x44\x65scribeNode\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"$\n\x0b\x45nableLevel\x12\x15\n\rfeature_level\x18\x01 \x01(\r\"0\n\x0bRecordShard\x12!\n\x05shard\x18\x01 \x01(\x0b\x32\x12.mailraft.v1.Shard\"E\n\x08\x42\x65ginJob\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.mailraft.v1.JobSpec\x12\x15\n\rparent_job_id\x18\x02 \x01(\t\"U\n\nAdvanceJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.mailraft.v1.Job\"I\n\x0e\x43hangeSettings\x12\'\n\x08settings\x18\x01 \x01(\x0b\x32\x15.mailraft.v1.Settings\x12\x0e\n\x06\x66ields\x18\x02 \x03(\t\"\x99\x02\n\tMetaReply\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.mailraft.internal.v1.RefusalH\x00\x12!\n\x04node\x18\x04 \x01(\x0b\x32\x11.mailraft.v1.NodeH\x00\x12\x32\n\x03job\x18\x05 \x01(\x0b\x32#.mailraft.internal.v1.MetaJobRecordH\x00\x12)\n\x08settings\x18\x06 \x01(\x0b\x32\x15.mailraft.v1.SettingsH\x00\x12.\n\x04\x64one\x18\x07 \x01(\x0b\x32\x1e.mailraft.internal.v1.MetaDoneH\x00\x42\t\n\x07outcome\"\n\n\x08MetaDone\"\x86\x02\n\x0eMetaHeadRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x14\n\x0cnext_node_id\x18\x04 \x01(\r\x12\x18\n\x10next_incarnation\x18\x05 \x01(\r\x12\x10\n\x08next_job\x18\x06 \x01(\x04\x12%\n\x05slots\x18\x07 \x03(\x0b\x32\x16.mailraft.v1.SlotRange\x12\'\n\x08settings\x18\x08 \x01(\x0b\x32\x15.mailraft.v1.Settings\x12\x18\n\x10settings_version\x18\t \x01(\x04\x12\x15\n\rfeature_level\x18\n \x01(\r\"A\n\x0eMetaNodeRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x1f\n\x04node\x18\x02 \x01(\x0b\x32\x11.mailraft.v1.Node\"D\n\x0fMetaShardRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12!\n\x05shard\x18\x02 \x01(\x0b\x32\x12.mailraft.v1.Shard\"n\n\rMetaJobRecord\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.mailraft.v1.Job\x12\x16\n\x0enew_replica_id\x18\x03 \x01(\x04\x12\x16\n\x0eold_replica_id\x18\x04 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,35 +38,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METABATCH']._serialized_start=168
   _globals['_METABATCH']._serialized_end=248
   _globals['_METACOMMAND']._serialized_start=251
-  _globals['_METACOMMAND']._serialized_end=879
-  _globals['_BOOTSTRAPMETA']._serialized_start=881
-  _globals['_BOOTSTRAPMETA']._serialized_end=934
-  _globals['_ADMITNODE']._serialized_start=936
-  _globals['_ADMITNODE']._serialized_end=980
-  _globals['_SETNODESTATE']._serialized_start=982
-  _globals['_SETNODESTATE']._serialized_end=1052
-  _globals['_DESCRIBENODE']._serialized_start=1054
-  _globals['_DESCRIBENODE']._serialized_end=1119
-  _globals['_ENABLELEVEL']._serialized_start=1121
-  _globals['_ENABLELEVEL']._serialized_end=1157
-  _globals['_RECORDSHARD']._serialized_start=1159
-  _globals['_RECORDSHARD']._serialized_end=1207
-  _globals['_BEGINJOB']._serialized_start=1209
-  _globals['_BEGINJOB']._serialized_end=1278
-  _globals['_ADVANCEJOB']._serialized_start=1280
-  _globals['_ADVANCEJOB']._serialized_end=1365
-  _globals['_CHANGESETTINGS']._serialized_start=1367
-  _globals['_CHANGESETTINGS']._serialized_end=1440
-  _globals['_METAREPLY']._serialized_start=1443
-  _globals['_METAREPLY']._serialized_end=1724
-  _globals['_METADONE']._serialized_start=1726
-  _globals['_METADONE']._serialized_end=1736
-  _globals['_METAHEADRECORD']._serialized_start=1739
-  _globals['_METAHEADRECORD']._serialized_end=2001
-  _globals['_METANODERECORD']._serialized_start=2003
-  _globals['_METANODERECORD']._serialized_end=2068
-  _globals['_METASHARDRECORD']._serialized_start=2070
-  _globals['_METASHARDRECORD']._serialized_end=2138
-  _globals['_METAJOBRECORD']._serialized_start=2140
-  _globals['_METAJOBRECORD']._serialized_end=2250
+  _globals['_METACOMMAND']._serialized_end=939
+  _globals['_BOOTSTRAPMETA']._serialized_start=941
+  _globals['_BOOTSTRAPMETA']._serialized_end=994
+  _globals['_ADMITNODE']._serialized_start=996
+  _globals['_ADMITNODE']._serialized_end=1040
+  _globals['_SETNODESTATE']._serialized_start=1042
+  _globals['_SETNODESTATE']._serialized_end=1112
+  _globals['_DESCRIBENODE']._serialized_start=1114
+  _globals['_DESCRIBENODE']._serialized_end=1179
+  _globals['_ENABLELEVEL']._serialized_start=1181
+  _globals['_ENABLELEVEL']._serialized_end=1217
+  _globals['_RECORDSHARD']._serialized_start=1219
+  _globals['_RECORDSHARD']._serialized_end=1267
+  _globals['_BEGINJOB']._serialized_start=1269
+  _globals['_BEGINJOB']._serialized_end=1338
+  _globals['_ADVANCEJOB']._serialized_start=1340
+  _globals['_ADVANCEJOB']._serialized_end=1425
+  _globals['_CHANGESETTINGS']._serialized_start=1427
+  _globals['_CHANGESETTINGS']._serialized_end=1500
+  _globals['_METAREPLY']._serialized_start=1503
+  _globals['_METAREPLY']._serialized_end=1784
+  _globals['_METADONE']._serialized_start=1786
+  _globals['_METADONE']._serialized_end=1796
+  _globals['_METAHEADRECORD']._serialized_start=1799
+  _globals['_METAHEADRECORD']._serialized_end=2061
+  _globals['_METANODERECORD']._serialized_start=2063
+  _globals['_METANODERECORD']._serialized_end=2128
+  _globals['_METASHARDRECORD']._serialized_start=2130
+  _globals['_METASHARDRECORD']._serialized_end=2198
+  _globals['_METAJOBRECORD']._serialized_start=2200
+  _globals['_METAJOBRECORD']._serialized_end=2310
 # @@protoc_insertion_point(module_scope)

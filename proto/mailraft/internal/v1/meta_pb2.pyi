@@ -71,6 +71,7 @@ class MetaCommand(_message.Message):
     CHANGE_SETTINGS_FIELD_NUMBER: _builtins.int
     DESCRIBE_NODE_FIELD_NUMBER: _builtins.int
     ENABLE_LEVEL_FIELD_NUMBER: _builtins.int
+    RECORD_FORCED_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """The proposer's wall clock, milliseconds since the Unix epoch. Apply uses max(this, meta clock)."""
     request_id: _builtins.bytes
@@ -97,6 +98,8 @@ class MetaCommand(_message.Message):
     def describe_node(self) -> Global___DescribeNode: ...
     @_builtins.property
     def enable_level(self) -> Global___EnableLevel: ...
+    @_builtins.property
+    def record_forced(self) -> Global___RecordShard: ...
     def __init__(
         self,
         *,
@@ -113,12 +116,13 @@ class MetaCommand(_message.Message):
         change_settings: Global___ChangeSettings | None = ...,
         describe_node: Global___DescribeNode | None = ...,
         enable_level: Global___EnableLevel | None = ...,
+        record_forced: Global___RecordShard | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "record_shard", b"record_shard", "set_node_state", b"set_node_state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "record_forced", b"record_forced", "record_shard", b"record_shard", "set_node_state", b"set_node_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "fingerprint", b"fingerprint", "if_epoch", b"if_epoch", "record_shard", b"record_shard", "request_id", b"request_id", "set_node_state", b"set_node_state", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "admit_node", b"admit_node", "advance_job", b"advance_job", "begin_job", b"begin_job", "bootstrap", b"bootstrap", "change_settings", b"change_settings", "describe_node", b"describe_node", "enable_level", b"enable_level", "fingerprint", b"fingerprint", "if_epoch", b"if_epoch", "record_forced", b"record_forced", "record_shard", b"record_shard", "request_id", b"request_id", "set_node_state", b"set_node_state", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["bootstrap", "admit_node", "set_node_state", "record_shard", "begin_job", "advance_job", "change_settings", "describe_node", "enable_level"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["bootstrap", "admit_node", "set_node_state", "record_shard", "begin_job", "advance_job", "change_settings", "describe_node", "enable_level", "record_forced"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -245,6 +249,9 @@ Global___EnableLevel: _TypeAlias = EnableLevel  # noqa: Y015
 class RecordShard(_message.Message):
     """The configuration that is in force in a shard, as its leader tells. Older versions than the
     recorded one are ignored.
+    As record_forced: of the meta group, after its majority was lost for good (RecoveryService). What
+    the lost replicas had decided is not known: numbers that they may have given are not given again,
+    and the epoch jumps ahead of any map that they may have told.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
