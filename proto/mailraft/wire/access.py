@@ -109,8 +109,8 @@ class Principal:
 
     role: Role
     name: str
-
     accounts: Accounts = accounts.ALL
+
     def __str__(self) -> str:
         return f"{self.role}/{self.name}"
 
@@ -126,7 +126,6 @@ def role_of(unit: str) -> Role | None:
 _caller: ContextVar[Principal | None] = ContextVar("mailraft_principal", default=None)
 
 
-def metadata() -> tuple[tuple[str, str], ...]:
 def call_for(caller: Principal | None) -> None:
     """What runs here from now on is on somebody's behalf."""
     _caller.set(caller)  # gRPC runs each call in a task of its own: nothing to put back
@@ -139,6 +138,7 @@ def check_account(account_id: str) -> None:
         caller.accounts.check(account_id)
 
 
+def metadata() -> tuple[tuple[str, str], ...]:
     """What a router adds to a call that it forwards for one caller (of many together: nothing)."""
     caller = _caller.get()
     return () if caller is None else ((PRINCIPAL_KEY, str(caller)),)
