@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import importlib
-import json
-import pkgutil
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +21,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
-from prometheus_client import CollectorRegistry
 
-import mailraft.internal.v1
-import mailraft.v1
-from mailraft.cluster import certs, mapfile
-from mailraft.cluster.control.member import Member
-from mailraft.cluster.maps import ClusterMaps
-from mailraft.node.server import NodeOptions
-from mailraft.router import service
-from mailraft.v1 import account_pb2, cluster_pb2
+from mailraft.cluster import certs
+from mailraft.v1 import account_pb2
 from mailraft.wire import errors
 from mailraft.wire.access import PRINCIPAL_KEY, TABLE, Principal, Role, role_of
 from mailraft.wire.credentials import Credentials, open_channel
+from two_ports import ANSWER_S, Ports, answer, methods, serving
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -50,7 +38,6 @@ NAMES = {
     Role.OPERATOR: "admin",
     Role.AUDITOR: "auditor",
 }
-ANSWER_S = 1.5  # a stream may stay open
 REFUSAL_S = 30.0  # comes at once, unless the machine is busy
 CALLS_AT_ONCE = 16
 MAP = "/mailraft.v1.ClusterService/GetClusterMap"
@@ -58,86 +45,16 @@ SETTINGS = "/mailraft.v1.AdminService/GetSettings"
 NOT_FOR_ROLE = "is not for the role"
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """A node and a router in this process, with certificates."""
-
-    folder: Path
-    addresses: dict[str, str]
-
-    @property
-    def certs(self) -> Path:
-        return self.folder / "certs"
-
-    def audited(self, port: str) -> list[dict[str, Any]]:
-        lines = (self.folder / f"{port}.audit.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ports]:
-    """Both serve, each with an audit log of its own."""
-    folder = tmp_path_factory.mktemp("roles")
-    certs.ensure(folder / "certs", certs.names_of([1]))
-    only = cluster_pb2.Node(id=1, name="n1", address="127.0.0.1:0", weight_milli=1000)
-    found = mapfile.make([only], 1)
-    options = NodeOptions(
-        data_dir=folder / "data",
-        listen_address="127.0.0.1:0",
-        credentials=Credentials(folder / "certs", "node-1"),
-        registry=CollectorRegistry(),
-        audit_file=folder / "node.audit.jsonl",
-    )
-    node = Member(options, ClusterMaps(found, 1))
-    found.nodes[0].address = await node.start()
-    router = await service.serve(
-        found,
-        Credentials(folder / "certs", "router"),
-        "127.0.0.1:0",
-        audit_file=folder / "router.audit.jsonl",
-    )
-    at = {"node": found.nodes[0].address, "router": f"127.0.0.1:{router.port}"}
-    yield Ports(folder, at)
-    await router.stop(drain_s=0, grace_s=0.1)
-    await node.stop(0.1)
-
-
-def described() -> Iterator[str]:
-    """Every RPC of every service that there is a descriptor of."""
-    files = [health_pb2, reflection_pb2]
-    for package in (mailraft.v1, mailraft.internal.v1):
-        names = [each.name for each in pkgutil.iter_modules(package.__path__)]
-        files += [
-            importlib.import_module(f"{package.__name__}.{name}")
-            for name in names
-            if name.endswith("_pb2")
-        ]
-    for file in files:
-        for service_ in file.DESCRIPTOR.services_by_name.values():
-            for method in service_.methods:
-                yield f"/{service_.full_name}/{method.name}"
-
-
-async def answer(
-    channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str], within_s: float = ANSWER_S
-) -> str:
-    """How an empty request is answered: CODE details; of a stream that goes on: OK."""
-    untyped: Any = channel
-    aio: Any = grpc.aio  # its stubs do not know EOF
-    call = untyped.stream_stream(path)(iter([b""]), timeout=within_s, metadata=metadata)
-    try:
-        if await call.read() is not aio.EOF:
-            return "OK"
-        return f"{(await call.code()).name} {await call.details()}"
-    except grpc.aio.AioRpcError as error:
-        return f"{error.code().name} {error.details()}"
-    finally:
-        call.cancel()
+    """A node and a router."""
+    async with serving(tmp_path_factory.mktemp("roles")) as both:
+        yield both
 
 
 async def test_every_call_is_in_the_table() -> None:
     """And nothing else is."""
-    assert sorted(described()) == sorted(TABLE)
+    assert sorted(path for path, _ in methods()) == sorted(TABLE)
 
 
 async def test_each_role_may_call_what_the_table_says(ports: Ports) -> None:
