@@ -22,7 +22,8 @@ from mailraft.node.interfaces import ClusterView, GroupId, Peer, ReplicaId, node
 from mailraft.node.metrics import NodeMetrics
 from mailraft.node.peer_channels import PeerChannels
 from mailraft.node.runtime import Runtime
-from mailraft.node.shard import Leadership, Replica
+from mailraft.node.setting_aside import set_aside
+from mailraft.node.shard import Replica
 from mailraft.wire.credentials import AnyCredentials
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class DigestExchange:
         self._store, self._host, self._view = store, host, view
         self._runtime, self._replicas, self._metrics = runtime, replicas, metrics
         self._differing: dict[GroupId, frozenset[ReplicaId]] = {}
+        self._well: dict[GroupId, frozenset[ReplicaId]] = {}
         self._channels = PeerChannels(credentials)
 
     async def run(self) -> None:
@@ -69,16 +71,21 @@ class DigestExchange:
         """Replicas that were found to differ, and were not seen to agree since."""
         return self._differing.get(group, frozenset())
 
+    def others_well(self, group: GroupId) -> frozenset[ReplicaId]:
+        """Replicas on other nodes that told, when asked last, that they serve; none differs."""
+        return self._well.get(group, frozenset()) - self.differing(group)
+
     def answer(
         self, request: peer_service_pb2.GetDigestsRequest
     ) -> peer_service_pb2.GetDigestsResponse:
         response = peer_service_pb2.GetDigestsResponse()
         for group in request.groups[:GROUPS_MAX]:
             replica = self._replicas.get(group)
-            if replica is None:
+            aside = self._store.is_set_aside(group) if replica is not None else False
+            if replica is None or (replica.stopped and not aside) or self._store.is_lost(group):
                 continue
             told = response.replicas.add(
-                group=group, replica=replica.replica, diverged=self._store.is_set_aside(group)
+                group=group, replica=replica.replica, diverged=aside
             )
             if not told.diverged:
                 for index, digest in self.digests(group):
@@ -100,10 +107,11 @@ class DigestExchange:
                     digests = [(mark.index, mark.digest) for mark in each.digests]
                     told.setdefault(each.group, {})[each.replica] = digests
         for group in list(self._replicas):
+            self._well[group] = frozenset(told.get(group, {}))
             await self._judge(group, told.get(group, {}), aside.get(group, set()))
 
     async def _ask(self, peer: Peer) -> list[peer_service_pb2.ReplicaDigests]:
-        groups = [group for group in self._host.groups() if self._is_on(group, peer.node)]
+        groups = [group for group in list(self._replicas) if self._is_on(group, peer.node)]
         found: list[peer_service_pb2.ReplicaDigests] = []
         stub = peer_service_pb2_grpc.PeerServiceStub(self._channels.to(peer))
         for at in range(0, len(groups), GROUPS_MAX):
@@ -123,7 +131,8 @@ class DigestExchange:
         return any(node_of(member) == node for member in self._members(group))
 
     def _members(self, group: GroupId) -> frozenset[ReplicaId]:
-        found = self._host.configuration(group)
+        # Of a replica that was set aside consensus knows nothing any more.
+        found = self._host.configuration(group) or dict(self._view.groups()).get(group)
         return frozenset((*found.voters, *found.learners)) if found is not None else frozenset()
 
     async def _judge(
@@ -155,23 +164,5 @@ class DigestExchange:
         self._differing[group] = differing
         self._metrics.diverged.labels(group).set(len(differing))
         if verdict is not None and verdict.certain and own.replica in verdict.differing:
-            await self._runtime.between_turns(lambda: self._set_aside(own))
-            await self._runtime.flushed()
-            self._tell_aside(own, verdict.index)
-
-    def _set_aside(self, own: Replica) -> None:
-        """As a replica that cannot apply; durable with the next flush."""
-        if self._replicas.get(own.group) is own:
-            self._store.set_aside(own.group)
-            self._host.remove_group(own.group)
-            own.lead(Leadership())
-            own.stop("the state of this replica is not that of its peers; see the node's log")
-
-    def _tell_aside(self, own: Replica, index: int) -> None:
-        log.critical(
-            "the replica of shard %d steps aside, it neither votes nor serves: a majority of its "
-            "peers has another state at applied index %d. With its folder moved away this node is "
-            "rebuilt from its peers (docs/consensus.md)",
-            own.group,
-            index,
-        )
+            why = f"a majority of its peers has another state at applied index {verdict.index}"
+            await set_aside(self._store, self._host, self._runtime, own, why)

@@ -18,6 +18,8 @@ from typing import Final
 VARIABLE: Final = "MAILRAFT_FAILPOINTS"
 
 NAMES: Final = (
+    "disk.read",
+    "disk.sync",
     "journal.before_sync",
     "journal.after_sync",
     "send.before",
@@ -57,7 +59,7 @@ class _Action:
             case "sleep":
                 time.sleep(self.seconds)
             case _:
-                raise FailpointError(errno.EIO, f"failpoint {name}")
+                raise FailpointError(errno.EIO, f"Input/output error: failpoint {name}")
 
 
 _armed: dict[str, _Action] = {}

@@ -46,7 +46,11 @@ class Hosting:
         runtime: Runtime,
         replicas: dict[GroupId, Replica],
         meta: StateMachine | None,
+        *,
+        rebuilds: bool = False,
     ) -> None:
+        """rebuilds: the store is new in place of one that was damaged."""
+        self._rebuilds = rebuilds
         self._view, self._store, self._host, self._runtime = view, store, host, runtime
         self._replicas, self._meta = replicas, meta
 
@@ -60,6 +64,7 @@ class Hosting:
         for group, replica in self._held().items():
             if group != META_GROUP or self._meta is not None:
                 self._open(group, replica)
+        self._rebuilds = False  # what is placed here later was not here before
         self._adopted()
 
     def adopt(self) -> None:
@@ -95,6 +100,20 @@ class Hosting:
         self._open(group, replica)
         return configuration
 
+    def begin_again(self, group: GroupId) -> None:
+        """Give up what the replica here has, which was damaged, and have it fetched from its peers.
+        Between two turns of the runtime only; durable with the next flush.
+        """
+        replica, configuration = self._wanted().get(group, (0, None))
+        if configuration is None or self._held().get(group) != replica:
+            return  # moved away meanwhile
+        log.warning("the replica of shard %d begins again, empty", group)
+        self._host.remove_group(group)
+        self._replicas.pop(group).stop("this replica was damaged, and is fetched from its peers")
+        self._store.remove_group(group)
+        self._store.create_group(group, replica, configuration, amnesic=True, lost=True)
+        self._open(group, replica)
+
     # ---- inside ----------------------------------------------------------------------------------
 
     def _adopted(self) -> None:
@@ -127,8 +146,10 @@ class Hosting:
     def _create(self, group: GroupId, replica: ReplicaId, configuration: Configuration) -> None:
         # What may have lived here before looks the same as what is new, but to who saw the map
         # before: consensus finds out what it may have promised.
-        amnesic = not self._view.is_new(replica)
-        self._store.create_group(group, replica, configuration, amnesic=amnesic)
+        amnesic = self._rebuilds or not self._view.is_new(replica)
+        self._store.create_group(
+            group, replica, configuration, amnesic=amnesic, lost=self._rebuilds
+        )
         log.info("shard %d has a new replica, %#x", group, replica)
 
     def _open(self, group: GroupId, replica: ReplicaId) -> None:
@@ -138,12 +159,13 @@ class Hosting:
             self._host.add_group(now_s(), group, self._store.load(group), self._store.log(group))
         except (LogCorruptError, CorruptionError) as error:
             log.critical(
-                "the replica of shard %d steps aside, it neither votes nor serves: %s. With its "
-                "folder moved away this node is rebuilt from its peers (docs/consensus.md)",
+                "the replica of shard %d steps aside, it neither votes nor serves: %s. It is "
+                "fetched again from its peers once a majority of them is well",
                 group,
                 error,
             )
-            opened.stop("the log of this replica is damaged; see the node's log")
+            self._store.set_aside(group)
+            opened.stop("this replica is damaged; see the node's log")
 
     def _remove(self, group: GroupId) -> None:
         log.info("the replica of shard %d is no member any more: it is removed here", group)

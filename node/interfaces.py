@@ -158,6 +158,7 @@ class StoredLog:
     applied_index: int
     log_bytes: int = 0  # about: what the log takes without bodies
     amnesic: bool = False  # began with an empty disk: may have promised what it does not know
+    lost: bool = False  # amnesic, and its disk was not empty before
     # (index, configuration) of each CONFIGURATION entry above the base, ascending.
     configurations: tuple[tuple[int, Configuration], ...] = ()
 

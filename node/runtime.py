@@ -252,6 +252,11 @@ class Runtime:
         if not self._stopping:
             asyncio.get_running_loop().call_later(self._settings.tick_s, self._tick)
 
+    def halt(self) -> None:
+        """No turn any more, and no heartbeat: for a node whose store is given up."""
+        self._stopping = True
+        self._due.set()
+
     async def stop(self) -> None:
         """End after the turn under way; what was written is flushed."""
         self._stopping = True

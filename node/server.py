@@ -36,7 +36,8 @@ from mailraft.node.control import ControlService
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.disk_metrics import DiskCollector
 from mailraft.node.disk_space import DiskSpace, Reserve, hand_over_while_full
-from mailraft.node.engine.errors import DiskError
+from mailraft.node.engine import quarantine
+from mailraft.node.engine.errors import CorruptionError, DiskError, FileDamagedError
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
 from mailraft.node.hosting import Hosting
@@ -47,7 +48,11 @@ from mailraft.node.pace import LoopLag, Pace
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
+from mailraft.node.rebuild import FileDamage, open_store
+from mailraft.node.repair import Repairs
+from mailraft.node.repair_metrics import RepairCollector
 from mailraft.node.runtime import Runtime, now_s
+from mailraft.node.scrub import BYTES_PER_S, Scrub
 from mailraft.node.rebuild import FileDamage, open_store
 from mailraft.node.recovery import RecoveryService
 from mailraft.node.repair import Repairs
@@ -57,7 +62,7 @@ from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import cluster_pb2, error_pb2
-from mailraft.wire import errors, feature_levels
+from mailraft.wire import bodies, errors, feature_levels
 from mailraft.wire.admission import Admission
 from mailraft.wire.audit import AuditLog
 from mailraft.wire.callers import CallerLimits, Callers
@@ -96,6 +101,7 @@ class NodeOptions:
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
     slow_call_ms: int = 0  # calls that take longer are logged; 0: none
     audit_file: Path | None = None  # None: among the log lines
+    scrub_bytes_per_s: int = BYTES_PER_S  # 0: no scrub runs by itself
     connections_max: int = CONNECTIONS_MAX  # the next is closed
     caller_limits: CallerLimits = CallerLimits()  # noqa: RUF009  # immutable
 
@@ -135,6 +141,9 @@ class NodeServer:
         self._stepping_down: list[asyncio.Task[None]] = []
         self._space: DiskSpace | None = None
         self._host: Host | None = None
+        self._repairs: Repairs | None = None
+        self._loop = asyncio.get_running_loop()
+        self._damage = FileDamage(options.data_dir, maps, self._give_up)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -146,9 +155,8 @@ class NodeServer:
         OSError when the port is taken.
         """
         view, options = self.cluster, self._options
-        self._store = Store.open(
-            options.data_dir, cluster_id=view.cluster_id, node=view.node, options=options.store
-        )
+        self._store = open_store(options.data_dir, view, options.store)
+        self._store.on_damage(self._damage.found)
         view.remember_level(self._store.feature_level)
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
         self._host, space = host, DiskSpace(options.reserve, lambda: host.full_peers)
@@ -162,10 +170,7 @@ class NodeServer:
         self._runtime = Runtime(
             self._store, host, self._replicas, self._streams, options.consensus, metrics
         )
-        self._hosting = Hosting(
-            view, self._store, host, self._runtime, self._replicas, self._meta_machine
-        )
-        self._hosting.start()
+        self._hosting = self._host_replicas(self._store, host, self._runtime)
         self._snapshots = SnapshotSender(
             self._store,
             host,
@@ -180,6 +185,7 @@ class NodeServer:
         self._digests = DigestExchange(
             self._store, host, view, options.credentials, self._runtime, self._replicas, metrics
         )
+        scrub, repairs = self._heal()
         server = self._server = await self._served(host, receiver)
         options.registry.register(
             DiskCollector(self._store, lambda: self._lag.worst_ms, lambda: space.full)
@@ -199,10 +205,70 @@ class NodeServer:
         self._stepping_down = [
             self._begin(while_off, "clock"),
             self._begin(while_full, "disk space"),
+            self._begin(scrub.run(), "scrub"),
+            self._begin(repairs.run(), "repairs"),
         ]
         keeper = Housekeeper(self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms)
         self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
+
+    def _host_replicas(self, store: Store, host: Host, runtime: Runtime) -> Hosting:
+        rebuilds = quarantine.kept(self._options.data_dir) is not None
+        replicas, machine = self._replicas, self._meta_machine
+        hosting = Hosting(
+            self.cluster, store, host, runtime, replicas, machine, rebuilds=rebuilds
+        )
+        try:
+            hosting.start()
+        except CorruptionError as error:  # not in one replica: in what tells of them
+            self._damage.found(FileDamagedError(str(error)))
+            raise
+        return hosting
+
+    def _heal(self) -> tuple[Scrub, Repairs]:
+        """What finds and repairs damage, not begun."""
+        store, host, digests = self._store, self._host, self._digests
+        assert store is not None
+        assert host is not None
+        assert self._runtime is not None
+        assert self._hosting is not None
+        assert digests is not None
+        options, replicas = self._options, self._replicas
+        repairs = Repairs(
+            options.data_dir,
+            store,
+            host,
+            self.cluster,
+            self._runtime,
+            self._hosting,
+            replicas,
+            digests,
+        )
+        scrub = Scrub(
+            options.data_dir,
+            store,
+            bytes_per_s=options.scrub_bytes_per_s,
+            late_ms=self._lag.lately_ms,
+            file_damaged=self._damage.found,
+            replica_damaged=repairs.damaged,
+            stopped=lambda: [group for group, each in replicas.items() if each.stopped],
+        )
+        options.registry.register(RepairCollector(scrub, repairs))
+        self._repairs = repairs
+        return scrub, repairs
+
+    def _give_up(self, error: FileDamagedError) -> None:
+        """The store cannot be trusted: nothing of it is served any more. From any thread."""
+
+        def end() -> None:
+            for replica in self._replicas.values():
+                replica.stop("the store of this node is damaged")
+            if self._runtime is not None:
+                self._runtime.halt()
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+        self._loop.call_soon_threadsafe(end)
 
     async def _served(self, host: Host, receiver: SnapshotReceiver) -> grpc.aio.Server:
         """The server with every service on it, not started."""
@@ -385,7 +451,14 @@ class NodeServer:
 
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
         assert self._store is not None
-        return self._store.body(group, index, ordinal)
+        assert self._repairs is not None
+        packed = self._store.body(group, index, ordinal)
+        try:
+            if packed is not None:
+                bodies.check(packed)
+        except bodies.BodyCorruptError as error:
+            self._repairs.soon(group, f"body {index}-{ordinal} is damaged: {error}")
+        return packed
 
     def digests(self, group: GroupId) -> Digests:
         return self._digests.digests(group) if self._digests is not None else ()

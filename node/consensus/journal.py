@@ -67,7 +67,7 @@ class Journal:
         # Configurations in the log, the one at the base first.
         self._configurations = [(stored.base.index, stored.base.configuration)]
         self._configurations.extend(stored.configurations)
-        self.amnesic = stored.amnesic
+        self.amnesic, self.lost = stored.amnesic, stored.lost
         self._writes: list[LogWrite] = []
         self._later: list[LogWrite] = []  # only ever filled by a mutant
         self._appending: list[Entry] = []
@@ -85,8 +85,8 @@ class Journal:
 
     @property
     def is_newborn(self) -> bool:
-        """Nothing was ever in this log."""
-        return self._last[1] == self._base_index and self._base_term == 0
+        """Nothing was ever in this log, nor in one before it that is lost."""
+        return not self.lost and self._last[1] == self._base_index and self._base_term == 0
 
     @property
     def base_configuration(self) -> Configuration:
@@ -169,7 +169,7 @@ class Journal:
 
     def end_amnesia(self) -> None:
         self._close_append()
-        self.amnesic = False
+        self.amnesic = self.lost = False
         self._writes.append(EndAmnesia(self._group))
 
     def rewrite(self, first: int) -> None:

@@ -6,9 +6,12 @@ records under the same keys, so what the simulator tests is what runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from mailraft.node.engine.errors import FileDamagedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,12 @@ class Table(Protocol):
 
 
 class Backend(Protocol):
-    """Reads see every write made before them, flushed or not."""
+    """Reads see every write made before them, flushed or not.
+
+    on_damage: called once a damaged file is met, before the call that met it raises.
+    """
+
+    on_damage: Callable[[FileDamagedError], None]
 
     @property
     def sequence(self) -> int:
@@ -67,9 +75,9 @@ class Backend(Protocol):
         """As get for each key, in order, and cheaper."""
 
     def scan(
-        self, family: str, start: bytes, end: bytes, *, reverse: bool = False
+        self, family: str, start: bytes, end: bytes, *, reverse: bool = False, cache: bool = True
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs with start <= key < end, pinned when called.
+        """Pairs with start <= key < end, pinned when called. cache: keep in memory what was read.
 
         Raises CorruptionError; never ends early.
         """
@@ -104,6 +112,11 @@ class Backend(Protocol):
 
     def approximate_bytes(self) -> int:
         """What the files take of the disk."""
+
+    def copy_to(self, path: Path) -> None:
+        """Make another store of what is in this one now, in a new folder beside it; what lies in
+        files that are whole already is shared. Raises DiskError.
+        """
 
     def figures(self, names: Sequence[str]) -> dict[str, dict[str, int]]:
         """What it tells of itself under these names, by family; in memory, without the disk."""

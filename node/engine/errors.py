@@ -24,6 +24,10 @@ class CorruptionError(EngineError):
     """Stored bytes are not what was written."""
 
 
+class FileDamagedError(CorruptionError):
+    """A file of the store is damaged, or cannot be read: whatever lies in the store is suspect."""
+
+
 class LostWritesError(EngineError):
     """The folder holds less than what was durable once: nothing in it may vote or serve."""
 

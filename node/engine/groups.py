@@ -94,7 +94,7 @@ class GroupState:
         self.birth = replace(self.birth, base=write.base)
 
     def end_amnesia(self) -> None:
-        self.birth = replace(self.birth, amnesic=False)
+        self.birth = replace(self.birth, amnesic=False, lost=False)
 
     def succeed(self, write: Succeed) -> None:
         self.birth = replace(self.birth, replica=write.replica, amnesic=False)

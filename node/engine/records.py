@@ -46,6 +46,7 @@ class GroupBirth:
     burnt_generation: int
     amnesic: bool = False
     diverged: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ def encode_group(birth: GroupBirth) -> bytes:
         burnt_generation=birth.burnt_generation,
         amnesic=birth.amnesic,
         diverged=birth.diverged,
+        lost=birth.lost,
     ).SerializeToString()
 
 
@@ -127,7 +129,13 @@ def decode_group(data: bytes) -> GroupBirth:
     base = LogBase(record.base_index, record.base_term, decode_configuration(record.configuration))
     burnt = max(record.burnt_generation, record.generation)  # a first release burnt none
     return GroupBirth(
-        record.replica, base, record.generation, burnt, record.amnesic, record.diverged
+        record.replica,
+        base,
+        record.generation,
+        burnt,
+        record.amnesic,
+        record.diverged,
+        record.lost,
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 from rocksdict import (
+    Checkpoint,
     ColumnFamily,
     DbClosedError,
     IngestExternalFileOptions,
@@ -24,6 +25,7 @@ from rocksdict import (
     WriteBatch,
 )
 
+from mailraft.node import failpoints
 from mailraft.node.engine import keys
 from mailraft.node.engine.backend import Batch, DiskUsage, Table
 from mailraft.node.engine.errors import (
@@ -31,6 +33,7 @@ from mailraft.node.engine.errors import (
     DiskError,
     DiskFullError,
     EngineError,
+    FileDamagedError,
     StoreClosedError,
     StoreLockedError,
 )
@@ -39,6 +42,7 @@ from mailraft.node.engine.options import StoreOptions, database_options, family_
 INCOMING_FOLDER = "incoming"  # tables of a snapshot that is being received
 
 _FULL = ("No space left on device", "Disk quota exceeded")
+_UNREADABLE = "Input/output error"
 
 
 class RocksBatch:
@@ -97,6 +101,7 @@ class RocksBackend:
     def __init__(self, path: Path, options: StoreOptions) -> None:
         """Open or create. Raises StoreLockedError, CorruptionError, DiskError, DiskFullError."""
         self._path = path
+        self.on_damage: Callable[[FileDamagedError], None] = lambda _: None
         self._incoming = path.with_name(INCOMING_FOLDER)
         self._tables = 0
         self._options = family_options(options)
@@ -120,30 +125,34 @@ class RocksBackend:
 
     def get(self, family: str, key: bytes) -> bytes | None:
         try:
+            failpoints.hit("disk.read")
             return cast("bytes | None", self._families[family].get(key))
         except Exception as error:
-            raise _read_error(error) from error
+            raise self._unread(error) from error
 
     def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
         try:
+            failpoints.hit("disk.read")
             return cast("list[bytes | None]", self._families[family].get(list(keys)))
         except Exception as error:
-            raise _read_error(error) from error
+            raise self._unread(error) from error
 
     def scan(
-        self, family: str, start: bytes, end: bytes, *, reverse: bool = False
+        self, family: str, start: bytes, end: bytes, *, reverse: bool = False, cache: bool = True
     ) -> Iterator[tuple[bytes, bytes]]:
         if start >= end:
             return iter(())
         # set_iterate_lower_bound sets the *upper* bound (rocksdict 0.3.29): never used here.
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
+        bounds.fill_cache(cache)  # type: ignore[call-arg]  # its stub lacks the argument
         try:
+            failpoints.hit("disk.read")
             cursor = self._families[family].iter(bounds)
         except Exception as error:
-            raise _read_error(error) from error
+            raise self._unread(error) from error
         walk = _descend if reverse else _ascend
-        return walk(cursor, bounds, start)
+        return walk(cursor, bounds, start, self._unread)
 
     def batch(self) -> RocksBatch:
         self._open()
@@ -157,16 +166,17 @@ class RocksBackend:
                 db.write(batch.raw)
             return db.latest_sequence_number()
         except Exception as error:
-            raise _write_error("write", error) from error
+            raise self._unwritten("write", error) from error
 
     def flush(self) -> int:
         db = self._open()
         try:
             sequence = db.latest_sequence_number()
+            failpoints.hit("disk.sync")
             db.flush_wal(sync=True)
             return sequence
         except Exception as error:
-            raise _write_error("flush", error) from error
+            raise self._unwritten("flush", error) from error
 
     def table(self, family: str) -> RocksTable:
         self._open()
@@ -206,6 +216,13 @@ class RocksBackend:
             for name in names
         }
 
+    def copy_to(self, path: Path) -> None:
+        db = self._open()
+        try:
+            Checkpoint(db).create_checkpoint(str(path))
+        except Exception as error:
+            raise _write_error("copy", error) from error
+
     def close(self) -> None:
         """Let go of the folder. RocksDB writes its memtables out first, so it may take a while.
 
@@ -230,12 +247,30 @@ class RocksBackend:
             raise StoreClosedError(f"{self._path} was closed")
         return self._db
 
+    def _unread(self, error: Exception) -> EngineError:
+        """What a read failed with; damage is told at once, whoever catches it."""
+        told = _read_error(error)
+        if isinstance(told, FileDamagedError):
+            self.on_damage(told)
+        return told
+
+    def _unwritten(self, what: str, error: Exception) -> DiskError:
+        """RocksDB takes no writes any more once a compaction has read something damaged."""
+        if "Corruption" in str(error):
+            self.on_damage(FileDamagedError(str(error)))
+        return _write_error(what, error)
+
 
 # rocksdict copies the address of a bound, not its bytes: `bounds` has to live as long as the
 # cursor seeks and steps, or the scan ends anywhere. Hence the parameter that nothing reads.
 
 
-def _ascend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+_Told = Callable[[Exception], EngineError]
+
+
+def _ascend(
+    cursor: RdictIter, bounds: ReadOptions, start: bytes, told: _Told
+) -> Iterator[tuple[bytes, bytes]]:
     try:
         cursor.seek(start)
         while cursor.valid():
@@ -243,12 +278,14 @@ def _ascend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[tu
             cursor.next()
         cursor.status()
     except Exception as error:
-        raise _read_error(error) from error
+        raise told(error) from error
     finally:
         del cursor, bounds  # in this order
 
 
-def _descend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _descend(
+    cursor: RdictIter, bounds: ReadOptions, start: bytes, told: _Told
+) -> Iterator[tuple[bytes, bytes]]:
     try:
         cursor.seek_to_last()
         while cursor.valid():
@@ -259,7 +296,7 @@ def _descend(cursor: RdictIter, bounds: ReadOptions, start: bytes) -> Iterator[t
             cursor.prev()
         cursor.status()
     except Exception as error:
-        raise _read_error(error) from error
+        raise told(error) from error
     finally:
         del cursor, bounds  # in this order
 
@@ -278,8 +315,10 @@ def _open_error(path: Path, error: Exception) -> EngineError:
             f"{path} is in use: another process (or an unfinished scan of this one) has it open. "
             "Stop the other mailraft node, or give this one a folder of its own"
         )
-    if "Corruption" in text:
-        return CorruptionError(
+    # CURRENT may name a file that is not there, or never was.
+    names_nothing = "/MANIFEST-" in text and "No such file" in text
+    if "Corruption" in text or names_nothing or _UNREADABLE in text:
+        return FileDamagedError(
             f"{path} does not open: {text}. Move the folder away and let the node be rebuilt "
             "from its peers"
         )
@@ -289,8 +328,9 @@ def _open_error(path: Path, error: Exception) -> EngineError:
 def _read_error(error: Exception) -> EngineError:
     if isinstance(error, DbClosedError | KeyError):
         return StoreClosedError("the store was closed")
-    if "Corruption" in str(error):
-        return CorruptionError(str(error))
+    # A sector that cannot be read is as lost as one that reads as something else.
+    if "Corruption" in str(error) or _UNREADABLE in str(error):
+        return FileDamagedError(str(error))
     return DiskError(f"read: {error}")
 
 

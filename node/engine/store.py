@@ -9,7 +9,7 @@ else to the event loop's. Neither imports asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -20,11 +20,11 @@ from mailraft.node.engine.backend import Backend, Batch, DiskUsage, Watermark
 from mailraft.node.engine.errors import (
     CorruptionError,
     DiskError,
+    FileDamagedError,
     GroupExistsError,
     LostWritesError,
-    WrongClusterError,
-    WrongNodeError,
 )
+from mailraft.node.engine.folder import check_identity, make_folder
 from mailraft.node.engine.generations import Generations, sweep, sweep_all
 from mailraft.node.engine.groups import FIRST_GENERATION, GroupState, load_group, newborn
 from mailraft.node.engine.log import GroupLog, configurations_in, estimate_bytes
@@ -33,7 +33,7 @@ from mailraft.node.engine.records import AppliedPosition, GroupBirth, Identity
 from mailraft.node.engine.rocks import RocksBackend
 from mailraft.node.engine.snapshot import SnapshotSink, SnapshotSource
 from mailraft.node.engine.view import StateView
-from mailraft.node.engine.watermark import FileWatermark, sync_path
+from mailraft.node.engine.watermark import FileWatermark
 from mailraft.node.engine.writes import carry_out, put_group
 from mailraft.node.interfaces import (
     Configuration,
@@ -50,6 +50,7 @@ BIRTH_TERM: Final = 0
 
 DATABASE_FOLDER: Final = "db"
 WATERMARK_FILE: Final = "watermark"
+COPY_FOLDER: Final = "db-copy"
 
 
 class Store:
@@ -84,7 +85,7 @@ class Store:
             DiskError, DiskFullError: the disk does not do its work.
             OSError: the folder cannot be made.
         """
-        _make_folder(path / DATABASE_FOLDER)
+        make_folder(path / DATABASE_FOLDER)
         backend = RocksBackend(path / DATABASE_FOLDER, options or StoreOptions())
         try:
             watermark = FileWatermark(path / WATERMARK_FILE)
@@ -101,7 +102,7 @@ class Store:
         self._owner = identity
         if data is not None:
             self._owner = records.decode_identity(data)
-            _check_identity(self._owner, identity, where)
+            check_identity(self._owner, identity, where)
         self._check_nothing_lost(known=data is not None, where=where)
         if data is None:
             # The mark first: a folder that has an identity has had a mark ever since.
@@ -133,11 +134,12 @@ class Store:
         configuration: Configuration,
         *,
         amnesic: bool = False,
+        lost: bool = False,
     ) -> None:
         """A new replica with an empty log, on disk when this returns. Again with the same: nothing.
 
         `amnesic`: it may have lived before, on a disk that is lost, and does not vote until it has
-        found out.
+        found out. `lost`: it has lived, for certain.
 
         Raises GroupExistsError when another replica, or another birth of this one, is there.
         """
@@ -162,6 +164,7 @@ class Store:
             generation,
             generation,
             amnesic,
+            lost=lost,
         )
         batch = self._backend.batch()
         batch.put(keys.META, keys.group_record(group), records.encode_group(birth))
@@ -224,6 +227,7 @@ class Store:
             applied_index=state.applied.index,
             log_bytes=estimate_bytes(self._backend, state),
             amnesic=state.birth.amnesic,
+            lost=state.birth.lost,
             configurations=configurations_in(self._backend, state),
         )
 
@@ -240,12 +244,41 @@ class Store:
         generation = self._state(group).birth.generation
         return self._backend.get(keys.BODY, keys.body(group, generation, index, ordinal))
 
-    def bodies(self, group: GroupId) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and bytes of all bodies of applied entries, by position, as they are now."""
+    def bodies(self, group: GroupId, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys and bytes of all bodies of applied entries, by position, as they are now; behind a
+        key. Past the cache.
+        """
         state = self._state(group)
         number, generation = state.group, state.birth.generation
         end = keys.body(number, generation, state.applied.index + 1)
-        return self._backend.scan(keys.BODY, keys.body(number, generation, 0), end)
+        start = max(keys.body(number, generation, 0), after + b"\0" * bool(after))
+        return self._backend.scan(keys.BODY, start, end, cache=False)
+
+    def log_range(self, group: GroupId) -> tuple[int, int]:
+        """Index of the entry that the log begins behind, and of its last one."""
+        state = self._state(group)
+        return state.birth.base.index, state.last_index
+
+    def rows(self, group: GroupId, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of all that the state machine keeps, behind a key, past the cache."""
+        prefix = self._state(group).state_prefix
+        start, end = prefix + after + b"\0" * bool(after), keys.after(prefix)
+        for key, value in self._backend.scan(keys.STATE, start, end, cache=False):
+            yield key[len(prefix) :], value
+
+    def is_lost(self, group: GroupId) -> bool:
+        """Whether the replica began again after damage, and does not know yet what it promised."""
+        return self._state(group).birth.lost
+
+    def on_damage(self, told: Callable[[FileDamagedError], None]) -> None:
+        """Have it told at once that a damaged file was met, whoever catches the error."""
+        self._backend.on_damage = told
+
+    def copy_to(self, folder: Path) -> None:
+        """Keep what is in this store now in `folder`, for as long as that is there. Raises
+        DiskError.
+        """
+        self._backend.copy_to(folder / COPY_FOLDER)
 
     def applied(self, group: GroupId) -> tuple[int, int, bytes]:
         """(index, term, digest) of the last applied entry; the base's when none was."""
@@ -460,24 +493,3 @@ class Store:
             "may not vote. Move the folder away and let the node be rebuilt from its peers"
         )
 
-
-def _make_folder(path: Path) -> None:
-    """Make it and what leads to it, so that a power cut takes none of it away again."""
-    if not path.exists():
-        _make_folder(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync_path(path.parent)
-
-
-def _check_identity(found: Identity, wanted: Identity, where: str) -> None:
-    if found.cluster_id != wanted.cluster_id:
-        raise WrongClusterError(
-            f"{where} belongs to cluster {found.cluster_id!r} (node {found.node}), not to "
-            f"{wanted.cluster_id!r}. Point this node at its own folder, or at an empty one"
-        )
-    if found.node != wanted.node:
-        raise WrongNodeError(
-            f"{where} belongs to node {found.node} of this cluster, not to node {wanted.node}. "
-            "Two nodes on one folder, or one folder under two numbers, would lose acknowledged "
-            "mail: correct the node number or the folder"
-        )

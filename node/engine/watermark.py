@@ -108,6 +108,18 @@ def sync_path(path: Path) -> None:
         os.close(file)
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether no bit of the file has changed. One slot may: the other one counts then."""
+    return len(data) == 2 * _SLOT_BYTES and all(
+        _is_whole(data[at : at + _SLOT_BYTES]) for at in (0, _SLOT_BYTES)
+    )
+
+
+def _is_whole(slot: bytes) -> bool:
+    sequence = _decode(slot[: _SLOT.size])
+    return sequence is not None and slot == _encode(sequence)
+
+
 def _encode(sequence: int) -> bytes:
     return _SLOT.pack(_MAGIC, _FORMAT, sequence, _checksum(sequence)).ljust(_SLOT_BYTES, b"\0")
 

@@ -8,11 +8,17 @@ same promises. No clock, no randomness, no I/O: a simulator draws its faults its
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from mailraft.node.engine import keys, records
 from mailraft.node.engine.backend import Batch, DiskUsage, Table
-from mailraft.node.engine.errors import CorruptionError, DiskError, StoreClosedError
+from mailraft.node.engine.errors import (
+    CorruptionError,
+    DiskError,
+    FileDamagedError,
+    StoreClosedError,
+)
 from mailraft.node.engine.generations import Generations
 from mailraft.node.engine.records import Identity
 from mailraft.node.engine.store import Store
@@ -188,6 +194,7 @@ class MemoryBackend:
         self.live: Families = {family: Rows() for family in keys.COLUMN_FAMILIES}
         self.durable = _copy(self.live)
         self.damaged: set[tuple[str, bytes]] = set()
+        self.on_damage: Callable[[FileDamagedError], None] = lambda _: None
         self.failure: DiskError | None = None
         self.flush_limit: int | None = None
         self.closed = False
@@ -213,7 +220,7 @@ class MemoryBackend:
         return [self.get(family, key) for key in keys]
 
     def scan(
-        self, family: str, start: bytes, end: bytes, *, reverse: bool = False
+        self, family: str, start: bytes, end: bytes, *, reverse: bool = False, cache: bool = True
     ) -> Iterator[tuple[bytes, bytes]]:
         self._check_open()
         rows = self.live[family]
@@ -249,6 +256,9 @@ class MemoryBackend:
             self._durable_sequence = sequence
         self._unflushed = kept
         return self._durable_sequence
+
+    def copy_to(self, path: Path) -> None:
+        raise AssertionError(f"there is no folder to keep {path} in")
 
     def table(self, family: str) -> MemoryTable:
         self._check_open()

@@ -91,6 +91,12 @@ async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
         await found.stop(number)
 
 
+@pytest.fixture
+def unrepaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What steps aside stays there, to be looked at."""
+    monkeypatch.setattr(repair, "LOOK_S", 3600.0)
+
+
 def differing(nodes: Nodes, number: int) -> set[int]:
     """Nodes whose replica is known, at this node, to differ."""
     return {replica >> 32 for replica in nodes.running[number].differing(SHARD)}
@@ -136,6 +142,7 @@ async def test_equal_replicas_are_compared_under_writes(nodes: Nodes) -> None:
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.usefixtures("unrepaired")
 @pytest.mark.parametrize("whose", ["leader", "follower"])
 async def test_a_wrong_byte_is_found_within_seconds(
     nodes: Nodes, whose: str, caplog: pytest.LogCaptureFixture
@@ -174,6 +181,36 @@ async def test_a_wrong_byte_is_found_within_seconds(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+async def test_a_replica_that_differs_is_fetched_again(nodes: Nodes, whose: str) -> None:
+    """It steps aside, begins again empty, and in the end holds what its peers hold and votes; what
+    it had is kept until then, and not longer.
+    """
+    async with nodes.client() as mail:
+        await mail.create_account("alice")
+        await until(nodes.alike)
+        leader = nodes.leader
+        broken = leader if whose == "leader" else next(n for n in (1, 2, 3) if n != leader)
+        wrong = next(iter(nodes.running[broken].replicas()))
+        break_apply(nodes, broken)
+        await deliver(mail, 1)
+        await until(lambda: quarantine.kept(nodes.folder(broken)) is not None, 4 * FOUND_S)
+        assert wrong.stopped
+        await deliver(mail, 3)
+        await until(lambda: quarantine.kept(nodes.folder(broken)) is None, 4 * FOUND_S)
+        again = next(iter(nodes.running[broken].replicas()))
+        assert again is not wrong
+        assert not again.stopped
+        await until(nodes.alike)
+        await until(lambda: not any(differing(nodes, number) for number in (1, 2, 3)), 2 * FOUND_S)
+        other = next(number for number in (1, 2, 3) if number not in {leader, broken})
+        await nodes.stop(other)
+        await deliver(mail, 1)  # with its vote
+        assert not (nodes.folder(broken) / quarantine.QUARANTINE_FOLDER).exists()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.usefixtures("unrepaired")
 async def test_a_flipped_byte_in_a_stopped_node_is_found(nodes: Nodes) -> None:
     """A row of the state is changed behind the engine's back: found with the first entry that
     reads it.

@@ -173,6 +173,7 @@ class GroupRecord(_message.Message):
     BURNT_GENERATION_FIELD_NUMBER: _builtins.int
     AMNESIC_FIELD_NUMBER: _builtins.int
     DIVERGED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     replica: _builtins.int
     base_index: _builtins.int
@@ -190,6 +191,10 @@ class GroupRecord(_message.Message):
     """
     diverged: _builtins.bool
     """Its state was found to differ from that of a majority: it neither votes nor serves any more."""
+    lost: _builtins.bool
+    """Amnesic, and it is certain that it lived before: its data were damaged and are set aside. What
+    others hold is its past; that nobody holds anything does not mean that there never was any.
+    """
     @_builtins.property
     def configuration(self) -> _raft_pb2.Configuration:
         """In force at base_index."""
@@ -206,10 +211,11 @@ class GroupRecord(_message.Message):
         burnt_generation: _builtins.int = ...,
         amnesic: _builtins.bool = ...,
         diverged: _builtins.bool = ...,
+        lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "base_index", b"base_index", "base_term", b"base_term", "burnt_generation", b"burnt_generation", "configuration", b"configuration", "diverged", b"diverged", "format", b"format", "generation", b"generation", "replica", b"replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amnesic", b"amnesic", "base_index", b"base_index", "base_term", b"base_term", "burnt_generation", b"burnt_generation", "configuration", b"configuration", "diverged", b"diverged", "format", b"format", "generation", b"generation", "lost", b"lost", "replica", b"replica"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
