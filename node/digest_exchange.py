@@ -84,9 +84,7 @@ class DigestExchange:
             aside = self._store.is_set_aside(group) if replica is not None else False
             if replica is None or (replica.stopped and not aside) or self._store.is_lost(group):
                 continue
-            told = response.replicas.add(
-                group=group, replica=replica.replica, diverged=aside
-            )
+            told = response.replicas.add(group=group, replica=replica.replica, diverged=aside)
             if not told.diverged:
                 for index, digest in self.digests(group):
                     told.digests.add(index=index, digest=digest)

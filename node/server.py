@@ -49,14 +49,11 @@ from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
 from mailraft.node.rebuild import FileDamage, open_store
+from mailraft.node.recovery import RecoveryService
 from mailraft.node.repair import Repairs
 from mailraft.node.repair_metrics import RepairCollector
 from mailraft.node.runtime import Runtime, now_s
 from mailraft.node.scrub import BYTES_PER_S, Scrub
-from mailraft.node.rebuild import FileDamage, open_store
-from mailraft.node.recovery import RecoveryService
-from mailraft.node.repair import Repairs
-from mailraft.node.repair_metrics import RepairCollector
 from mailraft.node.services.base import Service
 from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
@@ -215,9 +212,7 @@ class NodeServer:
     def _host_replicas(self, store: Store, host: Host, runtime: Runtime) -> Hosting:
         rebuilds = quarantine.kept(self._options.data_dir) is not None
         replicas, machine = self._replicas, self._meta_machine
-        hosting = Hosting(
-            self.cluster, store, host, runtime, replicas, machine, rebuilds=rebuilds
-        )
+        hosting = Hosting(self.cluster, store, host, runtime, replicas, machine, rebuilds=rebuilds)
         try:
             hosting.start()
         except CorruptionError as error:  # not in one replica: in what tells of them
@@ -316,6 +311,9 @@ class NodeServer:
         )
         backup = BackupService(store, self, self._replicas, self._lag.lately_ms)
         backup_service_pb2_grpc.add_BackupServiceServicer_to_server(backup, server)
+        assert self._hosting is not None
+        recovery = RecoveryService(view, host, runtime, self._hosting, self._replicas, said)
+        recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(recovery, server)
         return server
 
     def _observe(self) -> Observe:
@@ -383,9 +381,6 @@ class NodeServer:
         await stopping
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        assert self._hosting is not None
-        recovery = RecoveryService(view, host, runtime, self._hosting, self._replicas, said)
-        recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(recovery, server)
         """A task without which the node is not whole: its error is the node's."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._on_end)

@@ -97,7 +97,7 @@ class GroupState:
         self.birth = replace(self.birth, amnesic=False, lost=False)
 
     def succeed(self, write: Succeed) -> None:
-        self.birth = replace(self.birth, replica=write.replica, amnesic=False)
+        self.birth = replace(self.birth, replica=write.replica, amnesic=False, lost=False)
 
     def burn(self) -> int:
         """A generation number that was never given before."""

@@ -492,4 +492,3 @@ class Store:
             f"{where} has lost writes: {reason}. Acknowledged mail may be missing from it, so it "
             "may not vote. Move the folder away and let the node be rebuilt from its peers"
         )
-

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mailraft.internal.v1 import record_pb2
-from mailraft.node import digest_exchange
+from mailraft.node import digest_exchange, repair
 from mailraft.node.agreement import compare
-from mailraft.node.engine import keys
+from mailraft.node.engine import keys, quarantine
 from mailraft.node.engine.groups import MARK_EVERY, MARKS_MAX
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import AppendEntries, ApplyWrite, Configuration, Entry, EntryKind
