@@ -34,8 +34,10 @@ class Housekeeper:
         *,
         now_s: Callable[[], float],
         wall_ms: Callable[[], int],
+        settle: Callable[[command_pb2.Command], None],
     ) -> None:
         self._replicas, self._now_s, self._wall_ms = replicas, now_s, wall_ms
+        self._settle = settle
 
     async def run(self) -> None:
         while True:
@@ -59,6 +61,7 @@ class Housekeeper:
 
     async def _step(self, replica: Replica, command: command_pb2.Command) -> bool:
         command.time_ms = self._wall_ms()
+        self._settle(command)
         try:
             done = await replica.propose(command, deadline_s=self._now_s() + STEP_DEADLINE_S)
         except errors.MailraftError as error:

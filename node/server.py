@@ -205,7 +205,9 @@ class NodeServer:
             self._begin(scrub.run(), "scrub"),
             self._begin(repairs.run(), "repairs"),
         ]
-        keeper = Housekeeper(self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms)
+        keeper = Housekeeper(
+            self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms, settle=self.settle
+        )
         self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
 
@@ -481,6 +483,10 @@ class NodeServer:
 
     def stamp_ms(self) -> int:
         return self._clocks.stamp_ms()
+
+    def settle(self, command: command_pb2.Command) -> None:
+        if self.cluster.feature_level >= feature_levels.UNDELETE_WINDOW:
+            command.undelete_window_ms = self.policy().undelete_window_ms
 
     def admit(self, replica: Replica, command: command_pb2.Command) -> None:
         assert self._space is not None

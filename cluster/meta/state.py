@@ -96,4 +96,5 @@ def level_policy(found: meta_pb2.MetaHeadRecord) -> cluster_pb2.LevelPolicy:
         default_consistency=found.settings.default_consistency,
         default_ack=found.settings.default_ack,
         allow_accepted=found.settings.allow_accepted,
+        undelete_window_ms=found.settings.undelete_window_ms,
     )

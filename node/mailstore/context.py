@@ -12,3 +12,4 @@ class Context(NamedTuple):
     now_ms: int  # the shard's clock
     body_base: int
     body_count: int
+    undelete_window_ms: int  # where account and mailbox do not say

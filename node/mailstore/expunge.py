@@ -87,7 +87,7 @@ def _window_ms(account: AccountChange, number: int) -> int:
         mailbox = account.overlay.read(key(account.prefix, number), record_pb2.MailboxRecord)
         if mailbox is not None and mailbox.retention.HasField("undelete_window_ms"):
             return mailbox.retention.undelete_window_ms
-    return account.record.undelete_window_ms or rules.UNDELETE_WINDOW_DEFAULT_MS
+    return account.record.undelete_window_ms or account.context.undelete_window_ms
 
 
 def _keep(account: AccountChange, last: record_pb2.MessageRecord, window_ms: int) -> None:

@@ -72,7 +72,8 @@ class MailStateMachine:
 
 def _run(overlay: Overlay, index: int, command: command_pb2.Command) -> command_pb2.Reply:
     now_ms = shard_clock.advance(overlay, command.time_ms)
-    context = Context(index, now_ms, command.body_base, command.body_count)
+    window_ms = command.undelete_window_ms or rules.UNDELETE_WINDOW_DEFAULT_MS
+    context = Context(index, now_ms, command.body_base, command.body_count, window_ms)
     try:
         reply = _handle(overlay, context, command)
     except Refused as refused:

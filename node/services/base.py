@@ -95,6 +95,9 @@ class Shards(Protocol):
     def stamp_ms(self) -> int:
         """The same, for a command of a leader. Raises NoLeaderError while this clock is off."""
 
+    def settle(self, command: command_pb2.Command) -> None:
+        """Put into a command what the cluster's settings have to say to it."""
+
     def admit(self, replica: Replica, command: command_pb2.Command) -> None:
         """Raises DiskFullError for a command that there is no room for (node/disk_space.py)."""
 

@@ -75,6 +75,7 @@ async def propose(
 ) -> Committed | None:
     """Has the command committed; None if it is only `accepted`."""
     command.time_ms = shards.stamp_ms()
+    shards.settle(command)
     if replica.leadership.leading:  # else it is told who leads
         shards.admit(replica, command)
     try:

@@ -25,7 +25,7 @@ DAY_MS = 24 * 3600 * 1000
 
 def keeper(node: FakeNode, wall_ms: int = START_MS) -> Housekeeper:
     """Of a node, at a time."""
-    return Housekeeper(node.replicas, now_s=node.now_s, wall_ms=lambda: wall_ms)
+    return Housekeeper(node.replicas, now_s=node.now_s, wall_ms=lambda: wall_ms, settle=node.settle)
 
 
 async def test_a_large_mailbox_is_cleared_in_the_background() -> None:

@@ -343,3 +343,16 @@ async def test_uids_of_another_life_are_refused() -> None:
             assert isinstance(error, errors.UidValidityMismatchError)
             assert error.detail is not None
             assert error.detail.uid_validity == alice.uid_validity  # type: ignore[attr-defined]
+
+
+async def test_the_clusters_undelete_window_counts_where_nobody_else_says() -> None:
+    """From the change of the setting on; an account or a mailbox that says its own keeps that."""
+    async with opened() as alice:
+        node = alice.node
+        await alice.call(Expunge(messages=alice.uids(1, 1)))
+        node.map.policy.undelete_window_ms = 1_000
+        await alice.call(Expunge(messages=alice.uids(2, 2)))
+        node.time_ms += 1_000
+        since = message_service_pb2.ExpungedSince(mailbox_id=INBOX)
+        left = await alice.call(Undelete(expunged=since, validate_only=True))
+        assert [each.id for each in left.messages] == [ONE]

@@ -240,6 +240,9 @@ class FakeNode:
     def stamp_ms(self) -> int:
         return self.time_ms
 
+    def settle(self, command: command_pb2.Command) -> None:
+        command.undelete_window_ms = self.map.policy.undelete_window_ms
+
     def admit(self, replica: Replica, command: command_pb2.Command) -> None:
         """There is room."""
 

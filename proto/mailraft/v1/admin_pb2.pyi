@@ -638,7 +638,7 @@ class Settings(_message.Message):
     """Voters a shard: 1, 3, 5 or 7."""
     undelete_window_ms: _builtins.int
     """How long expunged messages can be undeleted where account and mailbox do not
-    say.
+    say. 0: 7 days. Counts for what is expunged from then on.
     """
     concurrent_moves: _builtins.int
     """Moves at the same time in the cluster."""

@@ -185,28 +185,32 @@ Global___ClusterMap: _TypeAlias = ClusterMap  # noqa: Y015
 
 @_typing.final
 class LevelPolicy(_message.Message):
-    """What levels mean and which are allowed in this cluster (see Settings)."""
+    """What every node has to know of the cluster's Settings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DEFAULT_CONSISTENCY_FIELD_NUMBER: _builtins.int
     DEFAULT_ACK_FIELD_NUMBER: _builtins.int
     ALLOW_ACCEPTED_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
     default_consistency: _common_pb2.Consistency.ValueType
     """What an unset level means. Unset: SESSION and QUORUM."""
     default_ack: _common_pb2.AckLevel.ValueType
     allow_accepted: _builtins.bool
     """ACCEPTED may be asked for."""
+    undelete_window_ms: _builtins.int
+    """As Settings.undelete_window_ms."""
     def __init__(
         self,
         *,
         default_consistency: _common_pb2.Consistency.ValueType = ...,
         default_ack: _common_pb2.AckLevel.ValueType = ...,
         allow_accepted: _builtins.bool = ...,
+        undelete_window_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_accepted", b"allow_accepted", "default_ack", b"default_ack", "default_consistency", b"default_consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_accepted", b"allow_accepted", "default_ack", b"default_ack", "default_consistency", b"default_consistency", "undelete_window_ms", b"undelete_window_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,6 +18,8 @@ from . import errors
 
 LEVEL = 2  # that this version understands
 FIRST = 1  # where nothing says otherwise
+# The cluster's undelete window is told to nodes, and by commands.
+UNDELETE_WINDOW = 2
 # The version that each came with.
 VERSIONS = MappingProxyType({1: "0.2.0", 2: "0.3.0"})
 
@@ -32,6 +34,10 @@ GATED: Mapping[str, int] = MappingProxyType(
     {
         "mailraft.internal.v1.MetaHeadRecord.feature_level": 2,
         "mailraft.v1.ClusterMap.feature_level": 2,
+        # The field is older, and nobody went by it.
+        "mailraft.v1.Settings.undelete_window_ms": UNDELETE_WINDOW,
+        "mailraft.v1.LevelPolicy.undelete_window_ms": UNDELETE_WINDOW,
+        "mailraft.internal.v1.Command.undelete_window_ms": UNDELETE_WINDOW,
     }
 )
 # What is new and needs no level: why.

@@ -93,6 +93,7 @@ class Command(_message.Message):
     TIME_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    UNDELETE_WINDOW_MS_FIELD_NUMBER: _builtins.int
     CREATE_ACCOUNT_FIELD_NUMBER: _builtins.int
     UPDATE_ACCOUNT_FIELD_NUMBER: _builtins.int
     CREATE_MAILBOX_FIELD_NUMBER: _builtins.int
@@ -126,6 +127,8 @@ class Command(_message.Message):
     """SHA-256 over what the caller asked for: raw content, never what an attempt adds
     (compressed bytes, derived, times of the proposer). See also DeliverRecipient.
     """
+    undelete_window_ms: _builtins.int
+    """How long what it expunges can be undeleted where account and mailbox do not say. 0: 7 days."""
     @_builtins.property
     def create_account(self) -> Global___CreateAccount: ...
     @_builtins.property
@@ -174,6 +177,7 @@ class Command(_message.Message):
         time_ms: _builtins.int = ...,
         request_id: _builtins.bytes = ...,
         fingerprint: _builtins.bytes = ...,
+        undelete_window_ms: _builtins.int = ...,
         create_account: Global___CreateAccount | None = ...,
         update_account: Global___UpdateAccount | None = ...,
         create_mailbox: Global___CreateMailbox | None = ...,
@@ -197,7 +201,7 @@ class Command(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "begin_upload", b"begin_upload", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "drop_upload", b"drop_upload", "expunge_messages", b"expunge_messages", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships", "upload_part", b"upload_part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "begin_upload", b"begin_upload", "body_base", b"body_base", "body_count", b"body_count", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "drop_upload", b"drop_upload", "expunge_messages", b"expunge_messages", "fingerprint", b"fingerprint", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "undelete_messages", b"undelete_messages", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships", "upload_part", b"upload_part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "append", b"append", "begin_upload", b"begin_upload", "body_base", b"body_base", "body_count", b"body_count", "collect_bodies", b"collect_bodies", "copy_messages", b"copy_messages", "create_account", b"create_account", "create_mailbox", b"create_mailbox", "delete_account", b"delete_account", "delete_mailbox", b"delete_mailbox", "deliver", b"deliver", "do_chore", b"do_chore", "drop_upload", b"drop_upload", "expunge_messages", b"expunge_messages", "fingerprint", b"fingerprint", "modify_keywords", b"modify_keywords", "move_messages", b"move_messages", "read_barrier", b"read_barrier", "request_id", b"request_id", "time_ms", b"time_ms", "undelete_messages", b"undelete_messages", "undelete_window_ms", b"undelete_window_ms", "update_account", b"update_account", "update_mailbox", b"update_mailbox", "update_memberships", b"update_memberships", "upload_part", b"upload_part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["create_account", "update_account", "create_mailbox", "deliver", "append", "read_barrier", "modify_keywords", "update_memberships", "move_messages", "copy_messages", "expunge_messages", "undelete_messages", "update_mailbox", "delete_mailbox", "delete_account", "do_chore", "collect_bodies", "begin_upload", "upload_part", "drop_upload"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
