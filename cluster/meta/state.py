@@ -8,6 +8,7 @@ from mailraft.internal.v1 import meta_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import View
 from mailraft.v1 import cluster_pb2, job_pb2
+from mailraft.wire import feature_levels
 from mailraft.wire.slots import SLOTS
 
 FINISHED = frozenset(
@@ -92,9 +93,13 @@ def cluster_map(view: View) -> cluster_pb2.ClusterMap | None:
 
 def level_policy(found: meta_pb2.MetaHeadRecord) -> cluster_pb2.LevelPolicy:
     """The part of the settings that every node has to know."""
-    return cluster_pb2.LevelPolicy(
+    told = cluster_pb2.LevelPolicy(
         default_consistency=found.settings.default_consistency,
         default_ack=found.settings.default_ack,
         allow_accepted=found.settings.allow_accepted,
-        undelete_window_ms=found.settings.undelete_window_ms,
     )
+    # Below that 0.2.0 may be here: it lets the setting change without a new epoch, and cannot read
+    # a copy of a map that tells it.
+    if found.feature_level >= feature_levels.UNDELETE_WINDOW:
+        told.undelete_window_ms = found.settings.undelete_window_ms
+    return told

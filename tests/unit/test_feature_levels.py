@@ -132,6 +132,16 @@ def test_a_new_cluster_begins_at_the_level_of_its_version() -> None:
     assert Meta(old_map()).head.feature_level == 0
 
 
+def test_settings_that_came_later_are_told_from_their_level_on() -> None:
+    """A leader of 0.2.0 lets them change without a new epoch; so does a replica of this version."""
+    meta = Meta(old_map())
+    epoch = meta.map.epoch
+    assert not refused(meta.change("undelete_window_ms", undelete_window_ms=1_000))
+    assert (meta.map.epoch, meta.map.policy.undelete_window_ms) == (epoch, 0)
+    meta.run(enable_level=meta_pb2.EnableLevel(feature_level=2))
+    assert (meta.map.epoch, meta.map.policy.undelete_window_ms) == (epoch + 1, 1_000)
+
+
 # ---- who may raise it
 
 
