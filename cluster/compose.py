@@ -6,6 +6,7 @@ A process stops cleanly (exit 0) on SIGTERM, SIGINT and SIGHUP, within a bounded
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Beyond the grace of its calls, for what a process does at its end (the last flush).
 STOP_MARGIN_S = 5.0
-LOG_KEY_BYTES_MIN = 16
+LOG_KEY_BYTES_MIN, LOG_KEY_BYTES_NEW = 16, 32
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +53,12 @@ class Server(Protocol):
 
 def run_node(settings: NodeSettings) -> int:
     """Run one storage node until it is told to stop; returns the exit status."""
-    _configure_logs(settings, process="node", node=settings.node)
+    key = _configure_logs(settings, process="node", node=settings.node)
     from mailraft.node.engine.errors import EngineError
     from mailraft.node.interfaces import LogCorruptError
 
     refusals = (OSError, EngineError, LogCorruptError)
-    return _run(_serve(lambda: _build_node(settings), settings, refusals))
+    return _run(_serve(lambda: _build_node(settings, key), settings, refusals))
 
 
 def run_router(settings: RouterSettings) -> int:
@@ -66,10 +67,13 @@ def run_router(settings: RouterSettings) -> int:
     return _run(_serve(lambda: _Router(settings), settings))
 
 
-def _configure_logs(settings: ProcessSettings, **context: str | int) -> None:
+def _configure_logs(settings: ProcessSettings, **context: str | int) -> bytes:
+    """The key of the hash that stands for an account."""
     level, log_format = settings.log_level, settings.log_format
-    key = None if settings.log_key_file is None else log_key(settings.log_key_file)
+    file = settings.log_key_file
+    key = secrets.token_bytes(LOG_KEY_BYTES_NEW) if file is None else log_key(file)
     logs.configure(level, log_format, levels=settings.log_levels, account_key=key, context=context)
+    return key
 
 
 def log_key(path: Path) -> bytes:
@@ -112,7 +116,7 @@ def caller_limits(settings: ProcessSettings) -> CallerLimits:
     )
 
 
-def _build_node(settings: NodeSettings) -> Server:
+def _build_node(settings: NodeSettings, account_key: bytes) -> Server:
     from mailraft.cluster.control.member import Member
     from mailraft.node.disk_space import Reserve
     from mailraft.node.engine.options import StoreOptions
@@ -127,7 +131,9 @@ def _build_node(settings: NodeSettings) -> Server:
         ),
         reserve=Reserve(settings.disk_reserve_bytes, settings.disk_reserve_ratio),
         slow_call_ms=settings.slow_call_ms,
+        account_key=account_key,
         audit_file=settings.audit_file or settings.data_dir / "audit.jsonl",
+        scrub_bytes_per_s=settings.scrub_bytes_per_s,
         connections_max=settings.connections_max,
         caller_limits=caller_limits(settings),
     )

@@ -200,12 +200,13 @@ class Recovery:
         async def one(node: int) -> pb.SurveyResponse | None:
             stub = recovery_service_pb2_grpc.RecoveryServiceStub(self._channels[node])
             try:
-                return await stub.Survey(request, timeout=ASK_S_MAX)
+                answer: pb.SurveyResponse = await stub.Survey(request, timeout=ASK_S_MAX)
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     return None
                 # It is there. Taken for dead it would be given up.
                 raise errors.from_rpc_error(error) from None
+            return answer
 
         answers = await asyncio.gather(*map(one, self._channels))
         return {each.node_id: each for each in answers if each is not None}

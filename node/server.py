@@ -21,6 +21,7 @@ from mailraft.internal.v1 import (
     backup_service_pb2_grpc,
     command_pb2,
     control_pb2_grpc,
+    inspect_service_pb2_grpc,
     peer_service_pb2_grpc,
     recovery_service_pb2_grpc,
 )
@@ -41,8 +42,17 @@ from mailraft.node.engine.errors import CorruptionError, DiskError, FileDamagedE
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
 from mailraft.node.hosting import Hosting
+from mailraft.node.hot import HotMeter
 from mailraft.node.housekeeper import Housekeeper
-from mailraft.node.interfaces import META_GROUP, ClusterView, GroupId, ReplicaId, StateMachine
+from mailraft.node.inspect import InspectService
+from mailraft.node.interfaces import (
+    MAP_FILE,
+    META_GROUP,
+    ClusterView,
+    GroupId,
+    ReplicaId,
+    StateMachine,
+)
 from mailraft.node.metrics import NodeMetrics, ShardCollector
 from mailraft.node.pace import LoopLag, Pace
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
@@ -98,6 +108,8 @@ class NodeOptions:
     registry: CollectorRegistry = field(default_factory=lambda: REGISTRY)
     slow_call_ms: int = 0  # calls that take longer are logged; 0: none
     audit_file: Path | None = None  # None: among the log lines
+    # Of the hash that stands for an account, as in the log lines of this process.
+    account_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     scrub_bytes_per_s: int = BYTES_PER_S  # 0: no scrub runs by itself
     connections_max: int = CONNECTIONS_MAX  # the next is closed
     caller_limits: CallerLimits = CallerLimits()  # noqa: RUF009  # immutable
@@ -138,6 +150,7 @@ class NodeServer:
         self._stepping_down: list[asyncio.Task[None]] = []
         self._space: DiskSpace | None = None
         self._host: Host | None = None
+        self._hot = HotMeter(self._shard_of_account, self.now_s)
         self._repairs: Repairs | None = None
         self._loop = asyncio.get_running_loop()
         self._damage = FileDamage(options.data_dir, maps, self._give_up)
@@ -249,10 +262,15 @@ class NodeServer:
             file_damaged=self._damage.found,
             replica_damaged=repairs.damaged,
             stopped=lambda: [group for group, each in replicas.items() if each.stopped],
+            written_again={options.data_dir / MAP_FILE: self._write_map_again},
         )
         options.registry.register(RepairCollector(scrub, repairs))
         self._repairs = repairs
         return scrub, repairs
+
+    def _write_map_again(self) -> None:
+        if (self._options.data_dir / MAP_FILE).exists():
+            self.cluster.adopted()
 
     def _give_up(self, error: FileDamagedError) -> None:
         """The store cannot be trusted: nothing of it is served any more. From any thread."""
@@ -316,12 +334,23 @@ class NodeServer:
         assert self._hosting is not None
         recovery = RecoveryService(view, host, runtime, self._hosting, self._replicas, said)
         recovery_service_pb2_grpc.add_RecoveryServiceServicer_to_server(recovery, server)
+        self._add_inspection(server)
         return server
+
+    def _add_inspection(self, server: grpc.aio.Server) -> None:
+        options = self._options
+        inspection = InspectService(
+            self.cluster, self._hot, options.credentials, options.data_dir, options.account_key
+        )
+        inspect_service_pb2_grpc.add_InspectServiceServicer_to_server(inspection, server)
 
     def _observe(self) -> Observe:
         calls = RpcMetrics(self._options.registry)
         slow = SlowLog(self._options.slow_call_ms, "handler", self._worst_lag_ms)
-        return Observe((calls.ended, slow.ended), (calls.stream_began,))
+        return Observe((calls.ended, slow.ended, self._hot.ended), (calls.stream_began,))
+
+    def _shard_of_account(self, account_id: str) -> int:
+        return self.cluster.shard_of_slot(slot_of(account_id))
 
     def _worst_lag_ms(self, within_s: float) -> float:
         return self._lag.worst_within_ms(within_s)

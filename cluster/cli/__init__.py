@@ -12,9 +12,11 @@ from mailraft.cluster.cli import (
     check,
     config,
     health,
+    hot,
     job,
     mail,
     node,
+    perf,
     processes,
     rebalance,
     restore,
@@ -47,6 +49,7 @@ app.add_typer(mail.app, name="mail", rich_help_panel=MAIL)
 app.command("locate", rich_help_panel=MAIL)(status.locate)
 app.add_typer(status.cluster, name="cluster", rich_help_panel=OPERATE)
 app.command("top", rich_help_panel=OPERATE)(top.top)
+app.command("hot", rich_help_panel=OPERATE)(hot.hot)
 app.command("slow-log", rich_help_panel=OPERATE)(slow_log.slow_log)
 app.add_typer(shard.app, name="shard", rich_help_panel=OPERATE)
 app.add_typer(rebalance.app, name="rebalance", rich_help_panel=OPERATE)
@@ -61,6 +64,7 @@ app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(audit.app, name="audit", rich_help_panel=OPERATE)
 app.add_typer(certs.app, name="certs", rich_help_panel=OPERATE)
 check.app.command("health")(health.check_health)
+check.app.command("perf")(perf.check_perf)
 app.command("version")(status.version)
 
 

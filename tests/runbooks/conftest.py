@@ -95,7 +95,8 @@ class Site:
                 async with recovery.opened(operator, self.cluster.credentials()) as asked:
                     planned = await asked.look()
                 if len(planned.lost) == len(self.cluster.map.shards) + 1:
-                    assert all(node_of(e.survivor.replica_id) == node for e in planned.recoverable)
+                    survivors = [each.survivor for each in planned.lost if each.survivor]
+                    assert {node_of(each.replica_id) for each in survivors} == {node}
                     return
                 await asyncio.sleep(0.5)
 

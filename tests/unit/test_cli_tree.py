@@ -13,10 +13,10 @@ from mailraft.cluster.cli import app
 PROCESSES = {"node", "router"}
 # Of these a dry run would tell nothing that is not known before: they only look,
 LOOK = {
-    *("locate", "top", "slow-log", "version", "node list", "node status", "account show"),
+    *("locate", "top", "hot", "slow-log", "version", "node list", "node status", "account show"),
     *("account log-name", "mail export", "mail list", "mail fetch", "cluster status", "shard list"),
     *("shard show", "rebalance plan", "job list", "job show", "alarm list", "check hash"),
-    *("check blobs", "check health", "backup list", "backup verify", "settings get"),
+    *("check perf", "check blobs", "check health", "backup list", "backup verify", "settings get"),
     *("config check", "audit tail", "certs list"),
 }
 # or they are about mail or a new file or folder, and not about a cluster that runs.

@@ -76,11 +76,17 @@ _INTERNAL_MEMBERS = {
     "PeerService": "Exchange InstallSnapshot GetDigests GetPosition",
     "ControlService": "Report ChangeMembers HandOver",
 }
-_INTERNAL_LOOKING = {"AuditService": "AuditBodies", "RecoveryService": "Survey"}
+_INTERNAL_LOOKING = {
+    "AuditService": "AuditBodies",
+    "InspectService": "Hot",
+    "RecoveryService": "Survey",
+}
 _INTERNAL_OPERATING = {
     "BackupService": "ReadShard ReadLog CreateRestored",
+    "InspectService": "HotNamed Measure",
     "RecoveryService": "Force",
 }
+_INTERNAL_BOTH = {"InspectService": "Ping"}
 _COMMON = {
     "grpc.health.v1.Health": "Check List Watch",
     "grpc.reflection.v1alpha.ServerReflection": "ServerReflectionInfo",
@@ -99,6 +105,7 @@ TABLE: Mapping[str, frozenset[Role]] = {
     **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_MEMBERS), _MEMBERS),
     **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_LOOKING), _LOOK),
     **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_OPERATING), OPERATE),
+    **dict.fromkeys(_paths("mailraft.internal.v1.", _INTERNAL_BOTH), _MEMBERS | _LOOK),
     **dict.fromkeys(_paths("", _COMMON), EVERYBODY),
 }
 
