@@ -84,6 +84,18 @@ quorum: $(VENV) ## prove every cell of the consistency menu under faults, and ju
 tradeoffs: $(VENV) ## measure what each level costs and survives into docs/tradeoffs.md (< 10 minutes)
 	@PYTHONPATH=tools $(BIN)/python -m bench.tradeoffs
 
+.PHONY: compare
+compare: $(VENV) ## beside etcd, PostgreSQL, NATS, Dovecot into docs/compare.md (< 45 min); QUICK=1
+	@PYTHONPATH=tools:. $(BIN)/python -m bench.compare $(if $(QUICK),--quick) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(ROWS),--rows $(ROWS))
+
+# Debian starts what it installs; the comparison starts its own, and needs none of those.
+.PHONY: compare-deps
+compare-deps: $(VENV) ## install the peers of `make compare` from Debian's packages (as root)
+	@apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends \
+		etcd-server postgresql-15 dovecot-imapd dovecot-lmtpd
+	@echo "NATS is in .venv; stop what runs already and is not wanted: systemctl stop etcd ..."
+
 .PHONY: alerts
 alerts: $(VENV) ## a real Prometheus scrapes a cluster with faults: do the right alerts fire? (4 min)
 	@$(BIN)/python -m pytest tests/alerts -s
@@ -91,6 +103,10 @@ alerts: $(VENV) ## a real Prometheus scrapes a cluster with faults: do the right
 .PHONY: backup
 backup: $(VENV) ## destroy a cluster under load and restore it; an account at 20 random times (5 min)
 	@$(BIN)/python -m pytest tests/backup -s
+
+.PHONY: upgrade
+upgrade: $(VENV) ## roll the last release to this tree and back under load, leaders on either side (5 min)
+	@$(BIN)/python -m pytest tests/upgrade -s
 
 .PHONY: failover
 failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged

@@ -136,6 +136,14 @@ class Operator:
         )
         return told
 
+    # ---- versions
+
+    async def finalize(self, feature_level: int = 0, *, validate: bool = False) -> int:
+        """Enable a feature level, 0: the highest that all nodes understand; that in force then."""
+        request = admin_pb2.FinalizeUpgradeRequest(feature_level=feature_level)
+        told: int = (await self._admin("FinalizeUpgrade", request, validate)).feature_level
+        return told
+
     # ---- settings
 
     async def settings(self) -> admin_pb2.Settings:

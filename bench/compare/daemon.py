@@ -54,6 +54,11 @@ class Daemon:
                 start_new_session=True,
             )
 
+    def kill_soon(self) -> None:
+        """SIGKILL without waiting until it is gone; `kill` it before it is started again."""
+        if self._process is not None:
+            self._process.kill()
+
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         if self._process is not None:

@@ -77,6 +77,7 @@ class DovecotServer:
     """One node on loopback, with Debian's Dovecot."""
 
     name, title = "dovecot", "Dovecot, LMTP and IMAP, mdbox, 1 node"
+    version_command: Sequence[str] = ("dovecot", "--version")
 
     def __init__(self) -> None:
         self._server: Daemon | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ MEMBERS = 3
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
 QUOTA_BYTES = 8 * 1024**3
 DEADLINE_S = 20.0
+TRY_S, PAUSE_S = 0.1, 0.005
 LARGE = b"large/"
 # Txns in flight: more did not help.
 TXNS = 10
@@ -55,6 +58,7 @@ class EtcdServer:
     """Three members on loopback, with Debian's etcd."""
 
     name, title = "etcd", "etcd, 3 members"
+    version_command: Sequence[str] = ("etcd", "--version")
 
     def __init__(self) -> None:
         self.members: list[Daemon] = []
@@ -97,6 +101,49 @@ class EtcdServer:
 
     async def settle(self) -> None:
         """It puts nothing off for longer than 100 ms."""
+
+    async def fail_over(self) -> float:
+        """Seconds from SIGKILL of the leader until a write is acknowledged; all run again then.
+
+        The write is tried at the members that are left, again as soon as one of them refuses it or
+        says nothing for 100 ms, which is the best that a client can do.
+        """
+        leader = await leader_of(self.targets)
+        assert leader is not None
+        left = [Calls(target) for i, target in enumerate(self.targets) if i != leader]
+        try:
+            for calls in left:
+                await calls.put(pb.PutRequest(key=b"before", value=b"x"), timeout=DEADLINE_S)
+            began_s = time.monotonic()
+            self.members[leader].kill_soon()
+            for calls in itertools.cycle(left):
+                try:
+                    await calls.put(pb.PutRequest(key=b"after", value=b"x"), timeout=TRY_S)
+                    break
+                except grpc.aio.AioRpcError:
+                    assert time.monotonic() < began_s + DEADLINE_S, "no new leader"
+                    await asyncio.sleep(PAUSE_S)
+            took_s = time.monotonic() - began_s
+        finally:
+            for calls in left:
+                await calls.channel.close(None)
+        self.members[leader].kill()
+        self.members[leader].start()
+        await ready(self.members, self._all_answer)
+        return took_s
+
+    async def _all_answer(self) -> bool:
+        for target in self.targets:
+            calls = Calls(target)
+            try:
+                status = await calls.status(pb.StatusRequest(), timeout=1.0)
+            except grpc.aio.AioRpcError:
+                return False
+            finally:
+                await calls.channel.close(None)
+            if not status.leader:
+                return False
+        return True
 
     @property
     def address(self) -> Address:

@@ -47,6 +47,7 @@ class Server(Protocol):
 
     name: str
     title: str
+    version_command: Sequence[str]
 
     def missing(self) -> str:
         """What is not installed; empty: it can run."""

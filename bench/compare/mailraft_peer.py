@@ -24,6 +24,7 @@ class MailraftServer:
     """The cluster of `mailraft up`, in plain text unless tls."""
 
     title = "mailraft, 3 nodes"
+    version_command: Sequence[str] = ()
 
     def __init__(self, name: str = "mailraft", *, tls: bool = False) -> None:
         self.name, self._tls = name, tls
@@ -92,10 +93,10 @@ class MailraftClient:
         )
         for mailbox in range(MAILBOXES):
             await self.client.create_account(account_of(mailbox))
-        await work.run_units(self.works["bulk"], self._mails.count)
+        await work.run_units(self.works["deliver128"], self._mails.count)
         if large_mailbox:
             await self.client.create_account(LARGE)
-            await work.run_units(Work(BULK, self._deliver_large), large_mailbox)
+            await work.run_units(Work(128, self._deliver_large), large_mailbox)
             await self._turn_pages(large_mailbox)
 
     async def _turn_pages(self, size: int) -> None:

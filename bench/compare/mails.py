@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 from mailraft.cluster import corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = (ROOT.parent / "shared" / "corpus", corpus.default_path())
+_FIRST_LINE = b"Received: by compare with number %d\r\n"
 LEAST_BYTES, MOST_BYTES = 1024, 16 * 1024
 
 
@@ -16,6 +18,11 @@ def load() -> list[bytes]:
     place = next(each for each in PLACES if each.exists())
     whole = (_crlf(message.raw) for message in corpus.Corpus(place))
     return [raw for raw in whole if LEAST_BYTES <= len(raw) <= MOST_BYTES]
+
+
+def mean_bytes() -> float:
+    """Of the mails as `Mails` gives them."""
+    return mean(len(raw) + len(_FIRST_LINE % 10_000) for raw in load())
 
 
 def _crlf(raw: bytes) -> bytes:
@@ -35,5 +42,5 @@ class Mails:
         number = self._number
         self._number += 1
         # The first line makes each a mail of its own, as another hop would.
-        raw = b"Received: by compare with number %d\r\n" % number + self._mails[number % self.count]
+        raw = _FIRST_LINE % number + self._mails[number % self.count]
         return number, number % self._mailboxes, raw

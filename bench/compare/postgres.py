@@ -62,6 +62,7 @@ class PostgresServer:
     """Three servers on loopback, with Debian's PostgreSQL 15; fsync on."""
 
     name, title = "postgres", "PostgreSQL 15, two standbys, ANY 1"
+    version_command: Sequence[str] = (str(BINARIES / "postgres"), "--version")
 
     def __init__(self) -> None:
         self._servers: list[Daemon] = []

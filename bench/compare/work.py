@@ -13,6 +13,7 @@ from bench.compare.interface import Work
 from bench.failover import percentile
 
 Errors = tuple[type[Exception], ...]
+FAILED_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,23 @@ async def run(work: Work, seconds: float, errors: Errors = ()) -> Done:
     return Done(units, all_s, _ms(took_s, 0.5), _ms(took_s, 0.99), used_s, failed)
 
 
-async def run_units(work: Work, units: int) -> int:
-    """The same until at least so many units are done; answers how many. Errors are raised."""
-    done = 0
+async def run_units(work: Work, units: int, errors: Errors = ()) -> int:
+    """The same until at least so many units are done; answers how many.
+
+    A call that fails is tried again, up to FAILED_MAX of them in all: then its error is raised.
+    """
+    done = failed = 0
 
     async def task(number: int) -> None:
-        nonlocal done
+        nonlocal done, failed
         while done < units:
-            more = await work.call(number)
+            try:
+                more = await work.call(number)
+            except errors:
+                failed += 1
+                if failed > FAILED_MAX:
+                    raise
+                continue
             done += more
 
     async with asyncio.TaskGroup() as group:

@@ -97,7 +97,7 @@ async def serve(client: Client) -> None:
             answer = done.as_json()
         else:
             name, units = request["of"], request["units"]
-            answer = {"units": await work.run_units(client.works[name], units)}
+            answer = {"units": await work.run_units(client.works[name], units, client.errors)}
         print(json.dumps(answer), file=answers, flush=True)
     await client.close()
 

@@ -44,8 +44,11 @@ def raw_of(number: int) -> bytes:
 class Load:
     """async with Load(cluster, seed=1) as load: faults; then `await load.final()`."""
 
-    def __init__(self, cluster: LocalCluster, *, seed: int = 1, workers: int = WORKERS) -> None:
-        self.history = History()
+    def __init__(
+        self, cluster: LocalCluster, *, seed: int = 1, workers: int = WORKERS, pinned: bool = True
+    ) -> None:
+        """pinned: some reads go to one given replica, whether that is up or not."""
+        self.history, self._pinned = History(), pinned
         self._cluster, self._seed, self._workers = cluster, seed, workers
         self._clients: list[AsyncClient] = []
         self._delivered: dict[tuple[str, int], list[Operation]] = {}
@@ -152,7 +155,9 @@ class Load:
 
     async def _list(self, account: str, session: int, chance: Random) -> None:
         level = _level(chance, 0.6)
-        pinned = chance.choice(self._cluster.nodes) if chance.random() < 0.4 else 0
+        pinned = 0
+        if self._pinned and chance.random() < 0.4:
+            pinned = chance.choice(self._cluster.nodes)
         operation = self.history.begin(Kind.LIST, account, session, level=level, replica=pinned)
         try:
             page = await self._clients[session].list_messages(

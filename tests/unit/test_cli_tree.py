@@ -17,7 +17,7 @@ LOOK = {
     *("account log-name", "mail export", "mail list", "mail fetch", "cluster status", "shard list"),
     *("shard show", "rebalance plan", "job list", "job show", "alarm list", "check hash"),
     *("check perf", "check blobs", "check health", "backup list", "backup verify", "settings get"),
-    *("config check", "audit tail", "certs list"),
+    *("config check", "audit tail", "certs list", "upgrade status", "downgrade validate"),
 }
 # or they are about mail or a new file or folder, and not about a cluster that runs.
 ADD = {

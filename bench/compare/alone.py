@@ -1,0 +1,212 @@
+"""Rows that slices of a work do not show: bytes to the device, router, TLS, failover, restart.
+
+Each answers samples by row and peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench import failover
+from bench.compare import machine, mails, work
+from bench.compare.daemon import make_folder
+from bench.compare.etcd import EtcdServer
+from bench.compare.interface import MAILBOXES, Server, Work
+from bench.compare.mailraft_peer import SHARDS, MailraftServer, account_of
+from bench.compare.results import Found, Scale
+from bench.compare.rows import OURS
+from bench.compare.worker import Worker
+
+from mailraft.client import AsyncClient, Consistency
+from mailraft.cluster.levels import LogLevel
+from mailraft.cluster.local import LocalCluster, LocalOptions
+
+DEADLINE_S = 60.0
+REST_S = 2.0
+# Of the store that is restarted: bytes of mail first, then small messages up to the number.
+APPENDERS = 12
+MAILS_PER_APPEND = 100
+SMALL_BYTES = 200
+SMALL_PER_APPEND = 250
+STORED = ("*.sst", "*.blob")
+
+
+async def device(
+    servers: Sequence[Server], workers: Mapping[str, Worker], folder: Path, scale: Scale
+) -> Found:
+    """Bulk deliveries, then wait until nothing is written any more."""
+    found: dict[str, list[float]] = {}
+    mail_bytes = mails.mean_bytes()
+    for _ in range(scale.device_rounds):
+        for server in servers:
+            if "bulk" not in workers[server.name].works:
+                continue
+            await server.settle()
+            await machine.settled(folder)
+            before = machine.written_bytes(folder)
+            units = await workers[server.name].run_units("bulk", scale.device_mails)
+            await server.settle()
+            await machine.settled(folder)
+            after = machine.written_bytes(folder)
+            if before is not None and after is not None:
+                samples = found.setdefault(server.name, [])
+                samples.append((after - before) / (units * mail_bytes))
+    return {"device": found}
+
+
+async def router(server: MailraftServer, scale: Scale) -> Found:
+    """Deliveries one at a time, direct and through the router by turns, call by call."""
+    target, mail = server.cluster.router_address, mails.load()
+    direct_ms: list[float] = []
+    routed_ms: list[float] = []
+    async with (
+        AsyncClient(target, insecure=True) as direct,
+        AsyncClient(target, insecure=True, direct=False) as routed,
+    ):
+        for number in range(scale.calls):
+            for client, took_ms in ((direct, direct_ms), (routed, routed_ms)):
+                raw, account = mail[number % len(mail)], account_of(number % MAILBOXES)
+                began_s = time.perf_counter()
+                await client.deliver(raw, to=[account])
+                took_ms.append(1000 * (time.perf_counter() - began_s))
+    p50_ms = [failover.percentile(sorted(each), 0.5) for each in (direct_ms, routed_ms)]
+    return {"router": {OURS: [p50_ms[1] - p50_ms[0]], "direct": [p50_ms[0]]}}
+
+
+async def tls(plain: Worker, folder: Path, scale: Scale) -> Found:
+    """A cluster with TLS beside the one without, by turns."""
+    server, worker = MailraftServer("mailraft-tls", tls=True), Worker("mailraft-tls")
+    found: Found = {"tls128": {OURS: [], "plain": []}, "tls1": {OURS: [], "plain": []}}
+    try:
+        await server.start(make_folder(folder / server.name))
+        await worker.start(server.address, 0)
+        for _ in range(scale.rounds):
+            for name, each in ((OURS, worker), ("plain", plain)):
+                done = await each.run("deliver128", scale.slice_s)
+                found["tls128"][name].append(done.units / done.took_s)
+                done = await each.run("single", scale.slice_s)
+                found["tls1"][name].append(done.p50_ms)
+    finally:
+        await worker.stop()
+        await server.stop()
+    return found
+
+
+async def failovers(ours: MailraftServer, etcd: EtcdServer | None, scale: Scale) -> Found:
+    """A leader of each by turns; seconds until the next write is acknowledged."""
+    found: dict[str, list[float]] = {OURS: []}
+    cluster = ours.cluster
+    async with cluster.client(deadline_s=failover.DEADLINE_S) as client:
+        account = await failover.account_of(client)
+        for _ in range(scale.failovers):
+            took_s, _terms = await failover.one_try(cluster, client, account)
+            found[OURS].append(took_s)
+            if etcd is not None:
+                found.setdefault("etcd", []).append(await etcd.fail_over())
+                await asyncio.sleep(REST_S)
+    return {"failover": found}
+
+
+async def stored(folder: Path, scale: Scale) -> Found:
+    """A cluster that is filled: what a byte of mail takes, and how long a node's restart takes."""
+    options = LocalOptions(shards=SHARDS, insecure=True, log_level=LogLevel.WARNING)
+    found: Found = {"size": {OURS: []}, "restart": {OURS: []}}
+    async with LocalCluster(folder, options) as cluster:
+        await cluster.wait_ready()
+        async with cluster.client(deadline_s=DEADLINE_S) as client:
+            for mailbox in range(MAILBOXES):
+                await client.create_account(account_of(mailbox))
+            filling = _Filling(client)
+            mail_bytes, count = await filling.mail(scale.stored_bytes)
+            await machine.settled(folder)
+            data = cluster.data_folder(cluster.nodes[0])
+            files = [path for pattern in STORED for path in data.rglob(pattern)]
+            found["size"][OURS].append(sum(path.stat().st_size for path in files) / mail_bytes)
+            await filling.small(scale.stored_messages - count)
+            await machine.settled(folder)
+            for number in range(scale.restarts):
+                node = cluster.nodes[number % len(cluster.nodes)]
+                found["restart"][OURS].append(await _restart(cluster, client, node))
+    return found
+
+
+class _Filling:
+    """Messages in large appends: what is stored is the same as by deliveries."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._mails = mails.Mails(mails.load(), MAILBOXES)
+        self._appends = 0
+
+    async def mail(self, least_bytes: int) -> tuple[int, int]:
+        """At least so many bytes of mail; answers bytes and messages."""
+        done_bytes = count = 0
+
+        async def call(_: int) -> int:
+            nonlocal done_bytes, count
+            batch = [self._mails.next()[2] for _ in range(MAILS_PER_APPEND)]
+            await self._append(batch)
+            done_bytes += sum(map(len, batch))
+            count += len(batch)
+            return sum(map(len, batch))
+
+        await work.run_units(Work(APPENDERS, call), least_bytes)
+        return done_bytes, count
+
+    async def small(self, least: int) -> None:
+        """At least so many small messages."""
+        number = 0
+
+        async def call(_: int) -> int:
+            nonlocal number
+            batch = []
+            for _ in range(SMALL_PER_APPEND):
+                number += 1
+                raw = b"Message-ID: <%d@example.org>\r\nSubject: %d\r\n\r\n" % (number, number)
+                batch.append(raw + b"x" * (SMALL_BYTES - len(raw)))
+            await self._append(batch)
+            return len(batch)
+
+        await work.run_units(Work(APPENDERS, call), least)
+
+    async def _append(self, batch: Sequence[bytes]) -> None:
+        self._appends += 1
+        await self._client.append(account_of(self._appends % MAILBOXES), batch)
+
+
+async def _restart(cluster: LocalCluster, client: AsyncClient, node: int) -> float:
+    """Seconds from the start of a node's process until each of its replicas serves a linearizable
+    read.
+    """
+    accounts: dict[int, str] = {}
+    for mailbox in range(MAILBOXES):
+        place = await client.locate(account_of(mailbox))
+        accounts[place.shard.id] = account_of(mailbox)
+    replicas = {
+        shard.id: replica.replica_id
+        for shard in cluster.map.shards
+        for replica in shard.replicas
+        if replica.node_id == node
+    }
+    cluster.terminate(node)
+    await cluster.stopped(node)
+    began_s = time.monotonic()
+    cluster.start(node)
+    await asyncio.gather(
+        *(
+            client.list_messages(
+                accounts[shard],
+                page_size=1,
+                replica=replica,
+                consistency=Consistency.LINEARIZABLE,
+            )
+            for shard, replica in replicas.items()
+        )
+    )
+    took_s = time.monotonic() - began_s
+    await cluster.wait_ready()
+    await asyncio.sleep(REST_S)
+    return took_s

@@ -1,0 +1,146 @@
+"""One run: every server and client up, one slice of each peer after the other, row by row."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from bench.compare import alone, machine
+from bench.compare.daemon import make_folder
+from bench.compare.dovecot import DovecotServer
+from bench.compare.etcd import EtcdServer
+from bench.compare.interface import Server
+from bench.compare.mailraft_peer import MailraftServer
+from bench.compare.nats_jetstream import NatsServer
+from bench.compare.postgres import PostgresServer
+from bench.compare.results import Found, Results, Scale
+from bench.compare.rows import OURS, Row
+from bench.compare.work import Slice
+from bench.compare.worker import Worker
+
+WARM_UP_S = 1.0
+VERSION_DEADLINE_S = 10.0
+
+
+def servers() -> list[Server]:
+    """Of all peers, ours first."""
+    return [MailraftServer(), EtcdServer(), PostgresServer(), NatsServer(), DovecotServer()]
+
+
+class Run:
+    """`tell` is called after each part with what there is so far."""
+
+    def __init__(
+        self,
+        folder: Path,
+        peers: Sequence[Server],
+        rows: Sequence[Row],
+        scale: Scale,
+        tell: Callable[[Results], None],
+    ) -> None:
+        self._folder, self._scale, self._tell = folder, scale, tell
+        self._servers = {server.name: server for server in peers}
+        self._rows = {row.name: row for row in rows}
+        self._workers: dict[str, Worker] = {}
+        self.results = Results(scale)
+
+    async def everything(self) -> Results:
+        began_s = time.monotonic()
+        try:
+            async with AsyncExitStack() as stack:
+                await self._start(stack)
+                works = list(dict.fromkeys(row.work for row in self._rows.values() if row.work))
+                for name in works:
+                    await self._slices(name)
+                    self._told(began_s)
+                await self._alone(began_s)
+            if {"size", "restart"} & self._rows.keys():
+                print("filling a store", flush=True)
+                self._add(await alone.stored(make_folder(self._folder / "stored"), self._scale))
+        finally:
+            self._told(began_s)
+        return self.results
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        for name, server in self._servers.items():
+            began_s = time.monotonic()
+            stack.push_async_callback(server.stop)
+            await server.start(make_folder(self._folder / name))
+            worker = self._workers[name] = Worker(name)
+            stack.push_async_callback(worker.stop)
+            large = self._scale.large_mailbox if "page" in self._rows else 0
+            await worker.start(server.address, large)
+            version = await asyncio.to_thread(_version, server.version_command)
+            self.results.peers[name] = f"{server.title} ({version})" if version else server.title
+            print(f"{name} is up and filled: {time.monotonic() - began_s:.0f} s", flush=True)
+
+    async def _slices(self, name: str) -> None:
+        """Each round one slice of each peer; who begins changes."""
+        peers = [peer for peer in self._servers if name in self._workers[peer].works]
+        for peer in peers:
+            await self._workers[peer].run(name, min(WARM_UP_S, self._scale.slice_s))
+        found = self.results.slices.setdefault(name, {})
+        for number in range(self._scale.rounds):
+            first = number % len(peers)
+            for peer in (*peers[first:], *peers[:first]):
+                found.setdefault(peer, []).append(await self._slice(name, peer))
+        for row in self._rows.values():
+            if row.work == name and row.figure is not None:
+                self._add(
+                    {row.name: {p: [row.figure(each) for each in s] for p, s in found.items()}}
+                )
+
+    async def _slice(self, name: str, peer: str) -> Slice:
+        pids = self._servers[peer].pids()
+        written, cpu_s = machine.written_bytes(self._folder), machine.cpu_s(pids)
+        done = await self._workers[peer].run(name, self._scale.slice_s)
+        after = machine.written_bytes(self._folder)
+        used_s = machine.cpu_s(pids) - cpu_s
+        bytes_ = None if written is None or after is None else after - written
+        measured = Slice(done, used_s, bytes_)
+        print(
+            f"  {name:12} {peer:9} {measured.per_s:8,.0f}/s, p50 {done.p50_ms:.2f} ms,"
+            f" CPU of 1,000 {measured.cpu_s_per_1000:.3f} s"
+            + (f", {done.failed} calls failed" if done.failed else ""),
+            flush=True,
+        )
+        return measured
+
+    async def _alone(self, began_s: float) -> None:
+        """The rows for which all peers stay up."""
+        ours, etcd = self._servers[OURS], self._servers.get("etcd")
+        assert isinstance(ours, MailraftServer)
+        assert etcd is None or isinstance(etcd, EtcdServer)
+        scale, folder, workers = self._scale, self._folder, self._workers
+        parts: dict[str, Callable[[], Awaitable[Found]]] = {
+            "device": lambda: alone.device(list(self._servers.values()), workers, folder, scale),
+            "router": lambda: alone.router(ours, scale),
+            "tls128": lambda: alone.tls(workers[OURS], folder, scale),
+            "failover": lambda: alone.failovers(ours, etcd, scale),
+        }
+        for name, part in parts.items():
+            if name in self._rows:
+                print(self._rows[name].title, flush=True)
+                self._add(await part())
+                self._told(began_s)
+
+    def _add(self, found: Found) -> None:
+        self.results.samples.update(found)
+
+    def _told(self, began_s: float) -> None:
+        self.results.took_s = time.monotonic() - began_s
+        self._tell(self.results)
+
+
+def _version(command: Sequence[str]) -> str:
+    """The first line that a program says of itself."""
+    if not command:
+        return ""
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=VERSION_DEADLINE_S, check=False
+    )
+    return next(iter(said.stdout.splitlines()), "").strip()
