@@ -29,6 +29,8 @@ SEED0 ?= 0
 INPUTS ?= 60000
 CORPUS ?=
 MESSAGES ?= 1000000
+REQUESTS ?= 20000
+REPORT ?= build/load.md
 
 .PHONY: help
 help: ## list the targets
@@ -115,6 +117,10 @@ failover: $(VENV) ## kill a leader 20 times: how long until the next write is ac
 .PHONY: rehearse
 rehearse: $(VENV) ## join, drain, decommission, kill, replace, rezone, restart under load (< 28 minutes)
 	@$(BIN)/python -m bench.rehearse
+
+.PHONY: load
+load: $(VENV) ## load a cluster of its own with locust users: REQUESTS=how many, REPORT=page to write
+	@$(BIN)/python -m bench.load --requests $(REQUESTS) --report $(REPORT)
 
 .PHONY: large
 large: $(VENV) ## ten uploads of 50 MiB at once: what memory each process takes above idle
