@@ -11,7 +11,6 @@ from mailraft.cluster.cli import (
     certs,
     check,
     config,
-    debug,
     health,
     hot,
     job,
@@ -66,7 +65,6 @@ app.add_typer(upgrade.app, name="upgrade", rich_help_panel=OPERATE)
 app.add_typer(upgrade.downgrade, name="downgrade", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(audit.app, name="audit", rich_help_panel=OPERATE)
-app.add_typer(debug.app, name="debug", rich_help_panel=OPERATE)
 app.add_typer(certs.app, name="certs", rich_help_panel=OPERATE)
 check.app.command("health")(health.check_health)
 check.app.command("perf")(perf.check_perf)
