@@ -75,6 +75,14 @@ async def scrape_all(addresses: Iterable[str]) -> dict[str, Scrape]:
 
 async def scrape(address: str) -> Scrape:
     """One process, at HOST:PORT."""
+    page = await page_of(address)
+    if page is None:
+        return Scrape()
+    return Scrape(asyncio.get_running_loop().time(), parse(page))
+
+
+async def page_of(address: str) -> str | None:
+    """The page as it is; None: no answer."""
     host, port = split_address(address)
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -85,8 +93,8 @@ async def scrape(address: str) -> Scrape:
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return Scrape()
-    return Scrape(asyncio.get_running_loop().time(), parse(page.partition(b"\r\n\r\n")[2].decode()))
+        return None
+    return page.partition(b"\r\n\r\n")[2].decode()
 
 
 def parse(page: str) -> dict[str, dict[Labels, float]]:

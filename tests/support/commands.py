@@ -20,14 +20,15 @@ def where(cluster: LocalCluster) -> tuple[str, ...]:
     return ("--server", cluster.router_address, "--certs", str(cluster.certs_folder))
 
 
-async def run(*arguments: str, expect: int = 0) -> str:
-    """What it prints. Fails on another exit status than `expect`."""
+async def run(*arguments: str, expect: int = 0, folder: Path | None = None) -> str:
+    """What it prints, run in a folder. Fails on another exit status than `expect`."""
     done = await asyncio.to_thread(
         subprocess.run,
         (*COMMAND, *arguments),
         check=False,
         capture_output=True,
         timeout=DEADLINE_S,
+        cwd=folder,
     )
     assert done.returncode == expect, (done.stdout + done.stderr).decode()
     return done.stdout.decode()
