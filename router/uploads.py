@@ -49,7 +49,7 @@ async def upload(
                 raise errors.CommitUnknownError(f"the upload broke: {error.message}") from None
             await tries.failed(place, error)
         except errors.MailraftError as error:
-            if not taken.whole:
+            if taken.broken or not taken.whole:
                 raise
             await tries.failed(place, error)
         else:
@@ -65,6 +65,7 @@ class _Chunks:
         self._kept: list[blob_pb2.UploadBlobRequest] = []
         self._kept_bytes = self._at = 0
         self.whole = True  # all that was taken can be sent again
+        self.broken = False  # no more will come, and that is its caller's doing
 
     def rewind(self) -> None:
         self._at = 0
@@ -78,7 +79,11 @@ class _Chunks:
         except StopAsyncIteration:
             return None
         except TimeoutError:
+            self.broken = True
             raise errors.DeadlineExceededError("no chunk came for a while") from None
+        except errors.MailraftError:
+            self.broken = True
+            raise
         self._kept_bytes += len(chunk.chunk.data)
         if self.whole and self._kept_bytes <= REPLAY_MAX_BYTES:
             self._kept.append(chunk)

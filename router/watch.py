@@ -48,15 +48,15 @@ class Watch:
         """Carry requests to the nodes and yield what they tell, until the caller ends its side."""
         reading = asyncio.ensure_future(self._read(requests))
         slow = asyncio.ensure_future(self._slow.wait())
+        event = asyncio.ensure_future(self._events.get())
         try:
             while True:
-                event = asyncio.ensure_future(self._events.get())
                 ends = {event, slow, reading}
                 await asyncio.wait(ends, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
                 if event.done():
                     yield event.result()
+                    event = asyncio.ensure_future(self._events.get())
                     continue
-                event.cancel()
                 if slow.done():
                     raise errors.OverloadedError(f"{EVENTS_WAITING_MAX} events were not read")
                 if reading.done():
@@ -65,8 +65,8 @@ class Watch:
                 heartbeat = change_pb2.WatchHeartbeat(time_ms=time.time_ns() // 1_000_000)
                 yield change_pb2.WatchResponse(heartbeat=heartbeat)
         finally:
-            slow.cancel()
-            reading.cancel()
+            for each in (slow, reading, event):
+                each.cancel()
             await self._close()
 
     # ---- inside ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from mailraft.node.server import NodeOptions
 from mailraft.router import service
 from mailraft.v1 import cluster_pb2
 from mailraft.wire.callers import CallerLimits
-from mailraft.wire.credentials import Credentials
+from mailraft.wire.credentials import CONNECTIONS_MAX, Credentials
 
 ANSWER_S = 1.5  # a stream may stay open
 
@@ -48,7 +48,11 @@ class Ports:
 
 
 @asynccontextmanager
-async def serving(folder: Path, limits: CallerLimits = CallerLimits()) -> AsyncIterator[Ports]:  # noqa: B008  # immutable
+async def serving(
+    folder: Path,
+    limits: CallerLimits = CallerLimits(),  # noqa: B008  # immutable
+    connections_max: int = CONNECTIONS_MAX,
+) -> AsyncIterator[Ports]:
     """Both serve, each with an audit log of its own."""
     certs.ensure(folder / "certs", certs.names_of([1]))
     only = cluster_pb2.Node(id=1, name="n1", address="127.0.0.1:0", weight_milli=1000)
@@ -60,6 +64,7 @@ async def serving(folder: Path, limits: CallerLimits = CallerLimits()) -> AsyncI
         registry=CollectorRegistry(),
         audit_file=folder / "node.audit.jsonl",
         caller_limits=limits,
+        connections_max=connections_max,
     )
     node = Member(options, ClusterMaps(found, 1))
     found.nodes[0].address = await node.start()
@@ -69,6 +74,7 @@ async def serving(folder: Path, limits: CallerLimits = CallerLimits()) -> AsyncI
         "127.0.0.1:0",
         audit_file=folder / "router.audit.jsonl",
         caller_limits=limits,
+        connections_max=connections_max,
     )
     at = {"node": found.nodes[0].address, "router": f"127.0.0.1:{router.port}"}
     try:

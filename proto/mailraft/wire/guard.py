@@ -20,10 +20,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from mailraft.v1 import batch_pb2, delivery_pb2
-from mailraft.wire import access, errors
-from mailraft.wire.access import Decision, Principal
+from mailraft.wire import access, errors, limits
+from mailraft.wire.access import Decision, Principal, Role
 from mailraft.wire.accounts import Narrowed, narrowed
 from mailraft.wire.callers import Callers, Share
+from mailraft.wire.credentials import MESSAGE_ROOM_BYTES
 from mailraft.wire.draining import drain
 from mailraft.wire.handlers import Function, Handler, function_of, received_by
 
@@ -121,16 +122,18 @@ class Guard(Interceptor):
             access.call_for(caller)
             if access.TABLE.get(method.path) == access.OPERATE:
                 self._record(Decision(method.path, caller, context.peer()))
-            share = self._callers.share(shown)
+            share, bytes_max = self._callers.share(shown), _bytes_max(shown)
             with self._callers.opened(share, streaming=method.streaming):
                 taken = True
                 if method.handler.request_streaming:
                     requests = Incoming(method.parsed, context, self._callers, share)
+                    requests.bytes_max = bytes_max
                     if share is not None and not method.handler.response_streaming:
                         requests.bytes_per_s_min = UPLOAD_BYTES_PER_S_MIN
                     yield Narrowed(requests, 0, _same)
                     return
                 raw = await _received(context, share)
+                _check_size(raw, bytes_max)
                 self._callers.take(share, "bytes", len(raw))
                 with self._callers.held(share, len(raw)):
                     yield self._narrowed(method, raw, caller, share, context)
@@ -188,6 +191,23 @@ async def _received(context: Any, share: Share | None) -> bytes:
     return raw
 
 
+def _bytes_max(shown: Principal | None) -> int | None:
+    """Of a message. gRPC's own limit is that of nodes, which send each other more; None: no other
+    than that.
+    """
+    if shown is not None and shown.role is Role.NODE:
+        return None
+    return limits.RPC_MAX_BYTES + MESSAGE_ROOM_BYTES
+
+
+def _check_size(raw: bytes, bytes_max: int | None) -> None:
+    if bytes_max is not None and len(raw) > bytes_max:
+        raise errors.LimitReachedError(
+            f"a message of {len(raw)} bytes, at most {bytes_max} are taken",
+            metadata={"limit": "message_bytes", "max": str(bytes_max)},
+        )
+
+
 async def _unparsed(context: Any) -> AsyncIterator[bytes]:
     while isinstance(raw := await context.read(), bytes):
         yield raw
@@ -196,10 +216,11 @@ async def _unparsed(context: Any) -> AsyncIterator[bytes]:
 class Incoming:
     """The messages of a caller's stream.
 
-    Raises, besides what reading does, BadFieldError and DeadlineExceededError.
+    Raises, besides what reading does, BadFieldError, LimitReachedError and DeadlineExceededError.
     """
 
     bytes_per_s_min = 0
+    bytes_max: int | None = None
 
     def __init__(
         self,
@@ -227,6 +248,7 @@ class Incoming:
         if not isinstance(raw, bytes):
             self._ended = True
             raise StopAsyncIteration
+        _check_size(raw, self.bytes_max)
         return self._parsed(raw)
 
     async def _next(self) -> Any:
