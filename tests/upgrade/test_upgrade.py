@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.faults.history import History
 from tests.faults.load import Load
 from tests.faults.rows import judge
+from tests.faults.test_growing_and_shrinking import p99_ms
 from tests.upgrade.release import Installed
 from tests.upgrade.versions import (
     TREE,
@@ -60,12 +62,16 @@ def failed(history: History) -> list[str]:
 
 async def bring_all(
     cluster: VersionedCluster, load: Load, nodes: Iterable[int], python: Path
-) -> None:
-    """Restart one after the other with a version, under load."""
+) -> float:
+    """Restart one after the other with a version, under load; the longest that it took to serve."""
+    longest_s = 0.0
     for node in nodes:
         with load.history.fault():
+            began_s = time.monotonic()
             await cluster.bring(node, python)
+            longest_s = max(longest_s, time.monotonic() - began_s)
             await load.more(OPERATIONS // 2)
+    return longest_s
 
 
 async def nothing_differs(operator: Operator) -> None:
@@ -89,8 +95,12 @@ async def test_a_rolling_upgrade_and_back(
     fails, and nothing is lost or stale.
     """
     async with Load(cluster, seed=11, pinned=False) as load:
-        await load.more(OPERATIONS)
-        await bring_all(cluster, load, (*cluster.nodes, 0), TREE)
+        began_s = time.monotonic()
+        await load.more(OPERATIONS * 4)
+        upgrade_s = time.monotonic()
+        away_s = await bring_all(cluster, load, (*cluster.nodes, 0), TREE)
+        before_ms = p99_ms(load.history, began_s, upgrade_s)
+        during_ms = p99_ms(load.history, upgrade_s, time.monotonic())
         assert {each.node.version for each in (await operator.status()).nodes} != {before.version}
         assert (await operator.status()).feature_level == feature_levels.FIRST
         await nothing_differs(operator)
@@ -101,7 +111,10 @@ async def test_a_rolling_upgrade_and_back(
             assert await operator.finalize() == feature_levels.LEVEL
             await load.more(OPERATIONS)
         assert (await operator.status()).feature_level == feature_levels.LEVEL
-        await judge(f"11 rolling upgrade from {before.version}, back, again", cluster, load)
+        remark = (
+            f"p99 before {before_ms:.0f} ms, during {during_ms:.0f} ms, ready in {away_s:.1f} s"
+        )
+        await judge(f"11 rolling upgrade from {before.version}, back, again", cluster, load, remark)
         assert failed(load.history) == []
         await nothing_differs(operator)
 

@@ -50,6 +50,13 @@ UNGATED: Mapping[str, str] = MappingProxyType(
         "mailraft.internal.v1.MetaCommand.record_forced": (
             "only a forced replica proposes it, alone; an older one that joins it stops there"
         ),
+        "mailraft.internal.v1.GroupRecord.lost": (
+            "of one node alone; a version that does not know it asks the peers all the same"
+        ),
+        "mailraft.internal.v1.InspectService.Hot": "an operator's tool, which is told",
+        "mailraft.internal.v1.InspectService.HotNamed": "an operator's tool, which is told",
+        "mailraft.internal.v1.InspectService.Measure": "an operator's tool, which is told",
+        "mailraft.internal.v1.InspectService.Ping": "an operator's tool, which is told",
         "mailraft.internal.v1.RecoveryService.Survey": "an operator's tool, which is told",
         "mailraft.internal.v1.RecoveryService.Force": "an operator's tool, which is told",
     }
