@@ -22,7 +22,7 @@ from mailraft.cluster.backup.together import together
 from mailraft.cluster.backup.writing import AccountWriter, Written
 from mailraft.cluster.errors import ClusterError, ExitCode
 from mailraft.internal.v1 import backup_service_pb2 as pb
-from mailraft.v1 import account_pb2, cluster_pb2
+from mailraft.v1 import account_pb2, admin_pb2, cluster_pb2
 from mailraft.wire import errors
 from mailraft.wire.slots import slot_of
 
@@ -125,11 +125,7 @@ async def restore_cluster(
 
     backup: begin with this one; default: the newest that serves. Raises as restore_account.
     """
-    if target.map.cluster_id == cluster_id:
-        raise ClusterError(
-            "this is the cluster that was backed up",
-            "restore into a new one; or accounts, one by one: mailraft restore account",
-        )
+    check_other(target, cluster_id)
     if not dry_run:
         await target.nodes.know_restoring()
     done = ClusterRestored()
@@ -141,6 +137,34 @@ async def restore_cluster(
             done.shards += 1
             done.clock_ms = max(done.clock_ms, shard.clock_ms)
     return done
+
+
+def check_other(target: Target, cluster_id: str) -> None:
+    """Raises ClusterError where the target is the cluster that was backed up."""
+    if target.map.cluster_id == cluster_id:
+        raise ClusterError(
+            "this is the cluster that was backed up",
+            "restore into a new one; or accounts, one by one: mailraft restore account",
+        )
+
+
+def settings_at(
+    store: BackupStore, cluster_id: str, *, at_ms: int | None = None, backup: str = ""
+) -> admin_pb2.Settings | None:
+    """Of the whole cluster, as the newest backup has them that may serve; None: it has none.
+
+    Raises DamagedBackupError.
+    """
+    found = [
+        each
+        for each in backups(store, cluster_id)
+        if each.id == backup or (not backup and (at_ms is None or each.began_ms <= at_ms))
+    ]
+    if not found or not found[-1].settings:
+        return None
+    told = ParseDict(found[-1].settings, admin_pb2.Settings(), ignore_unknown_fields=True)
+    told.ClearField("etag")
+    return told
 
 
 async def _restore_shard(

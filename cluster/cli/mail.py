@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailraft.cluster.cli import mail_export, mail_import
+from mailraft.cluster.cli import mail_export, mail_import, mail_undelete
 from mailraft.cluster.cli.account import AccountArgument
 from mailraft.cluster.cli.connect import CertsOption, InsecureOption, ServerOption, with_client
 from mailraft.cluster.cli.output import Output, OutputOption, emit_json, emit_table, fail, guarded
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from mailraft.v1 import message_pb2
 
 app = typer.Typer(
-    help="Mail: deliver, list, fetch, import, export.",
+    help="Mail: deliver, list, fetch, import, export, undelete.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.command("import")(mail_import.import_)
 app.command("export")(mail_export.export)
+app.command("undelete")(mail_undelete.undelete)
 
 PAGE_SIZE = 500
 SUBJECT_CHARS = 60

@@ -19,6 +19,7 @@ from mailraft.cluster.cli.progress import progress
 
 if TYPE_CHECKING:
     from mailraft.cluster.backup.restore import Target
+    from mailraft.v1 import admin_pb2
 
 app = typer.Typer(
     help="Restore from a backup: account, cluster.", no_args_is_help=True, rich_markup_mode=None
@@ -119,7 +120,8 @@ async def restore_cluster(
 ) -> None:
     """Bring every account of a backup into this cluster, another one of any size.
 
-    Run it again after an interruption: it goes on.
+    The settings of the cluster are brought along (`mailraft settings get`). Run it again after an
+    interruption: it goes on.
 
     Example: mailraft restore cluster --store /srv/backup
     """
@@ -131,6 +133,9 @@ async def restore_cluster(
     folder, cluster_id = opened(store, of)
     known = backups(folder, cluster_id)
     async with _target(it) as target:
+        restore.check_other(target, cluster_id)
+        settings = restore.settings_at(folder, cluster_id, at_ms=at, backup=backup)
+        changed = await _bring(it, settings, dry_run=dry_run)
         with progress("restoring", 2 * known[-1].size_bytes if known else 0) as bar:
             done = await restore.restore_cluster(
                 folder,
@@ -145,9 +150,22 @@ async def restore_cluster(
     line = (
         f"restored shards={done.shards} accounts={done.accounts} messages={done.messages}"
         f" appended={done.appended} bytes={size(done.new_bytes)}"
-        f" newest={when(done.clock_ms)} in {time.monotonic() - began_s:.1f} s"
+        f" newest={when(done.clock_ms)} settings={','.join(changed) or 'as they were'}"
+        f" in {time.monotonic() - began_s:.1f} s"
     )
-    it.tell(line, asdict(done), dry=dry_run)
+    it.tell(line, {**asdict(done), "settings": changed}, dry=dry_run)
+
+
+async def _bring(it: Session, wanted: admin_pb2.Settings | None, *, dry_run: bool) -> list[str]:
+    """Make the settings of the cluster what they were; the names of those that differed."""
+    if wanted is None:
+        return []
+    now = await it.operator.settings()
+    names = [each.name for each in wanted.DESCRIPTOR.fields if each.name != "etag"]
+    changed = [name for name in names if getattr(now, name) != getattr(wanted, name)]
+    if changed:
+        await it.operator.change_settings(wanted, changed, validate=dry_run)
+    return [name.removesuffix("_ms") for name in changed]
 
 
 @asynccontextmanager

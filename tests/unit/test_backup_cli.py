@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from backed_up_shard import CLUSTER, GROUP, START_MS, BackedUpShard
 from mailraft.cluster.backup.archive import Archive, Reach
+from mailraft.cluster.backup.manifest import backups
+from mailraft.cluster.backup.restore import settings_at
 from mailraft.cluster.backup.store import Folder
 from mailraft.cluster.cli import app
 from mailraft.cluster.cli.restore import time_ms
@@ -84,3 +87,19 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert time_ms("2027-01-15T08:00:00Z") == START_MS
     assert time_ms("2027-01-15T08:00:00") == START_MS
     assert time_ms("2027-01-15T09:00:00.001+01:00") == START_MS + 1
+
+
+def test_the_settings_of_a_cluster_come_from_the_backup_that_serves(folder: Path) -> None:
+    """The newest before that time, or the one that is named; of a later release what is known."""
+    store = Folder(folder)
+    base = backups(store, CLUSTER)[-1]
+    wanted = {"replicasPerShard": 5, "undeleteWindowMs": "1000", "etag": "s7", "ofLater": True}
+    for name, began_ms, settings in (("b-3", 3_000, wanted), ("b-4", 4_000, {})):
+        later = replace(base, id=name, began_ms=began_ms, settings=settings)
+        store.put(later.name, later.encode())
+    told = settings_at(store, CLUSTER, at_ms=3_500)
+    assert told is not None
+    assert (told.replicas_per_shard, told.undelete_window_ms, told.etag) == (5, 1_000, "")
+    assert settings_at(store, CLUSTER, backup="b-3") == told
+    assert settings_at(store, CLUSTER, backup="b-4") is None
+    assert settings_at(store, CLUSTER, at_ms=10) is None
