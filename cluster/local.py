@@ -26,7 +26,7 @@ from mailraft.client import AsyncClient
 from mailraft.cluster import certs, mapfile, ports, runfile, settings
 from mailraft.cluster.addresses import split_address
 from mailraft.cluster.child import Child
-from mailraft.cluster.errors import ClusterError, FolderInUseError, NotReadyError
+from mailraft.cluster.errors import ClusterError, FolderInUseError, MapFileError, NotReadyError
 from mailraft.cluster.levels import LogLevel
 from mailraft.cluster.maps import FILE_NAME
 from mailraft.cluster.observer import Observer
@@ -369,8 +369,7 @@ class LocalCluster:
         """What the nodes saw last counts for more than the file that they began with."""
         first = mapfile.load(path)
         copies = [self.data_folder(node.id) / FILE_NAME for node in first.nodes]
-        known = [mapfile.load(copy) for copy in copies if copy.exists()]
-        newest = max((first, *known), key=lambda each: each.epoch)
+        newest = max((first, *map(_copy, copies)), key=lambda each: each.epoch)
         if newest.epoch > first.epoch:
             mapfile.save(path, newest)
         return newest
@@ -453,6 +452,14 @@ def _node(number: int, port: int) -> cluster_pb2.Node:
         state=cluster_pb2.NODE_STATE_ACTIVE,
         weight_milli=WEIGHT_SHARE_MILLI,
     )
+
+
+def _copy(path: Path) -> cluster_pb2.ClusterMap:
+    """A node's copy of the map; none that counts where it has none, or a damaged one (it tells)."""
+    try:
+        return mapfile.load(path, sealed=True) if path.exists() else cluster_pb2.ClusterMap()
+    except MapFileError:
+        return cluster_pb2.ClusterMap()
 
 
 def _is_ours(pid: int, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from mailraft.cluster import mapseal
 from mailraft.cluster.addresses import split_address
 from mailraft.cluster.errors import MapFileError, TooOldError
 from mailraft.cluster.placement import place
@@ -93,19 +94,21 @@ def _placed(
     }
 
 
-def save(path: Path, cluster_map: cluster_pb2.ClusterMap) -> None:
-    """Replace the file at once, on disk when this returns: a reader sees the old map or the new."""
+def save(path: Path, cluster_map: cluster_pb2.ClusterMap, *, sealed: bool = False) -> None:
+    """Replace the file at once, on disk when this returns: a reader sees the old map or the new.
+    sealed: with a checksum behind it, for a file that nobody writes by hand.
+    """
     text = json_format.MessageToJson(cluster_map, preserving_proto_field_name=True, indent=1)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with fresh.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
+        file.write(mapseal.sealed(text) if sealed else text + "\n")
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_path(path.parent)
 
 
-def load(path: Path) -> cluster_pb2.ClusterMap:
+def load(path: Path, *, sealed: bool = False) -> cluster_pb2.ClusterMap:
     """Read and check a map file. Raises MapFileError that says what is wrong."""
     try:
         text = path.read_text("utf-8")
@@ -114,6 +117,8 @@ def load(path: Path) -> cluster_pb2.ClusterMap:
     except UnicodeDecodeError as error:
         raise MapFileError(f"the cluster map {path} is not text: {error}") from error
     try:
+        if sealed:
+            mapseal.check(text)
         cluster_map = json_format.Parse(text, cluster_pb2.ClusterMap())
         check(cluster_map)
         add_meta(cluster_map)

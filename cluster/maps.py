@@ -10,17 +10,20 @@ that is too old for it finds it there, and says so, where it could not even read
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mailraft.cluster import mapfile
 from mailraft.cluster.errors import MapFileError
-from mailraft.node.interfaces import Configuration, GroupId, Peer, ReplicaId
+from mailraft.node.interfaces import MAP_FILE, Configuration, GroupId, Peer, ReplicaId
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import feature_levels
 from mailraft.wire.slots import SLOTS
 
-FILE_NAME = "cluster-map.json"
+log = logging.getLogger(__name__)
+
+FILE_NAME = MAP_FILE
 _VOTER = cluster_pb2.REPLICA_ROLE_VOTER
 
 
@@ -62,7 +65,13 @@ class ClusterMaps:
         begun, file = mapfile.load(first), folder / FILE_NAME
         if not file.exists():
             return cls(begun, node, file=file, reach=reach)
-        known = mapfile.load(file)
+        try:
+            known = mapfile.load(file, sealed=True)
+        except MapFileError as error:
+            # Peers have the newest. Without the copy every replica that is made here counts as one
+            # that may have lived before.
+            log.error("%s is damaged and not used (%s)", file, error)  # noqa: TRY400  # no bug
+            return cls(begun, node, file=file, reach=reach)
         if known.cluster_id != begun.cluster_id:
             raise MapFileError(f"{file} is of cluster {known.cluster_id}, not {begun.cluster_id}")
         moved = {}
@@ -144,7 +153,7 @@ class ClusterMaps:
         if self._file is not None:
             saved = _copy(self._map)
             saved.ClearField("feature_level")
-            mapfile.save(self._file, saved)
+            mapfile.save(self._file, saved, sealed=True)
         self._known = frozenset(_replicas(self._map))
 
     # ---- inside ----------------------------------------------------------------------------------

@@ -139,6 +139,9 @@ class NodeSettings(ProcessSettings):
     reserve."""
     disk_reserve_ratio: float = Field(default=0.1, ge=0, le=0.5)
     """The same as a share of the disk: the smaller of both counts."""
+    scrub_bytes_per_s: int = Field(default=8 * MIB, ge=0)
+    """How fast this node reads all that it stores once a day, looking for damage. 0: only when told
+    to (`mailraft check repair`)."""
 
 
 class RouterSettings(ProcessSettings):

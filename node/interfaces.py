@@ -15,6 +15,7 @@ from typing import Protocol
 
 GroupId = int  # a shard's number
 META_GROUP: GroupId = 0  # keeps the cluster map; mail shards count from 1
+MAP_FILE = "cluster-map.json"  # a node's copy of the map, in its folder
 ReplicaId = int  # node number << 32 | incarnation; 0 names nobody
 
 

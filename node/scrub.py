@@ -74,15 +74,18 @@ class Scrub:
         file_damaged: Callable[[FileDamagedError], None],
         replica_damaged: Wrong,
         stopped: Callable[[], list[GroupId]],
+        written_again: Mapping[Path, Callable[[], None]],
     ) -> None:
         """bytes_per_s: 0: it does not run by itself. late_ms: as of node.pace. stopped: replicas
-        that stopped themselves, which are looked through at once.
+        that stopped themselves, which are looked through at once. written_again: files besides the
+        store's, and what writes them again from memory.
         """
         self._folder, self._store = folder, store
         self._by_itself = bytes_per_s > 0
         self._pace = Pace(late_ms, bytes_per_s or BYTES_PER_S)
         self._file_damaged, self._replica_damaged = file_damaged, replica_damaged
         self._stopped, self._looked_through = stopped, set[GroupId]()
+        self._written_again = written_again
         self._wanted = asyncio.Event()
         self._saved_s = time.monotonic()
         self.running = False
@@ -134,7 +137,7 @@ class Scrub:
     async def _look_at_files(self) -> None:
         state = self.state
         seen: dict[str, Seen] = {}
-        for path in await asyncio.to_thread(files_of, self._folder):
+        for path in [*await asyncio.to_thread(files_of, self._folder), *self._written_again]:
             look = await self._look(path)
             if look.wrong:
                 await asyncio.sleep(AGAIN_S)
@@ -157,7 +160,10 @@ class Scrub:
     def _found(self, path: Path, wrong: str) -> None:
         self.state.errors += 1
         self._save(now=True)
-        if path.name.startswith(UNREAD):
+        if path in self._written_again:
+            log.error("%s: %s. It is written again", path, wrong)
+            self._written_again[path]()
+        elif path.name.startswith(UNREAD):
             log.error("%s: %s. Nothing reads it, and nothing is lost", path, wrong)
             self.state.files.pop(path.name, None)
         elif path.parent == self._folder:

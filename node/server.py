@@ -37,10 +37,10 @@ from mailraft.node.control import ControlService
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.disk_metrics import DiskCollector
 from mailraft.node.disk_space import DiskSpace, Reserve, hand_over_while_full
-from mailraft.node.engine import quarantine
-from mailraft.node.engine.errors import CorruptionError, DiskError, FileDamagedError
+from mailraft.node.engine.errors import DiskError, FileDamagedError
 from mailraft.node.engine.options import StoreOptions
 from mailraft.node.engine.store import Store
+from mailraft.node.healing import Healing
 from mailraft.node.hosting import Hosting
 from mailraft.node.hot import HotMeter
 from mailraft.node.housekeeper import Housekeeper
@@ -58,18 +58,15 @@ from mailraft.node.pace import LoopLag, Pace
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
 from mailraft.node.position_exchange import PositionExchange
 from mailraft.node.quorum_reads import Position
-from mailraft.node.rebuild import FileDamage, open_store
 from mailraft.node.recovery import RecoveryService
-from mailraft.node.repair import Repairs
-from mailraft.node.repair_metrics import RepairCollector
 from mailraft.node.runtime import Runtime, now_s
-from mailraft.node.scrub import BYTES_PER_S, Scrub
+from mailraft.node.scrub import BYTES_PER_S
 from mailraft.node.services.base import Service
 from mailraft.node.shard import Replica
 from mailraft.node.snapshot_receiver import SnapshotReceiver
 from mailraft.node.snapshots import SnapshotSender
 from mailraft.v1 import cluster_pb2, error_pb2
-from mailraft.wire import bodies, errors, feature_levels
+from mailraft.wire import errors, feature_levels
 from mailraft.wire.admission import Admission
 from mailraft.wire.audit import AuditLog
 from mailraft.wire.callers import CallerLimits, Callers
@@ -151,9 +148,8 @@ class NodeServer:
         self._space: DiskSpace | None = None
         self._host: Host | None = None
         self._hot = HotMeter(self._shard_of_account, self.now_s)
-        self._repairs: Repairs | None = None
         self._loop = asyncio.get_running_loop()
-        self._damage = FileDamage(options.data_dir, maps, self._give_up)
+        self._healing = Healing(options.data_dir, maps, self._give_up)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -165,8 +161,7 @@ class NodeServer:
         OSError when the port is taken.
         """
         view, options = self.cluster, self._options
-        self._store = open_store(options.data_dir, view, options.store)
-        self._store.on_damage(self._damage.found)
+        self._store = self._healing.open(options.store)
         view.remember_level(self._store.feature_level)
         host = Host(view.node, seed=secrets.randbits(64), settings=options.consensus)
         self._host, space = host, DiskSpace(options.reserve, lambda: host.full_peers)
@@ -180,7 +175,16 @@ class NodeServer:
         self._runtime = Runtime(
             self._store, host, self._replicas, self._streams, options.consensus, metrics
         )
-        self._hosting = self._host_replicas(self._store, host, self._runtime)
+        self._hosting = hosting = Hosting(
+            view,
+            self._store,
+            host,
+            self._runtime,
+            self._replicas,
+            self._meta_machine,
+            rebuilds=self._healing.rebuilds,
+        )
+        self._healing.host(hosting)
         self._snapshots = SnapshotSender(
             self._store,
             host,
@@ -195,7 +199,16 @@ class NodeServer:
         self._digests = DigestExchange(
             self._store, host, view, options.credentials, self._runtime, self._replicas, metrics
         )
-        scrub, repairs = self._heal()
+        self._healing.prepare(
+            host,
+            self._runtime,
+            hosting,
+            self._replicas,
+            self._digests,
+            bytes_per_s=options.scrub_bytes_per_s,
+            late_ms=self._lag.lately_ms,
+            registry=options.registry,
+        )
         server = self._server = await self._served(host, receiver)
         options.registry.register(
             DiskCollector(self._store, lambda: self._lag.worst_ms, lambda: space.full)
@@ -203,21 +216,7 @@ class NodeServer:
         port = add_port(server, options.listen_address, options.credentials)
         await server.start()
         self._streams.refresh()
-        self._sending = self._begin(self._snapshots.run(), "snapshots")
-        self._running = self._begin(self._runtime.run(), "runtime")
-        self._comparing = self._begin(self._digests.run(), "digests")
-        self._lagging = self._begin(self._lag.run(), "loop lag")
-        self._following = self._begin(self._follow_map(), "map")
-        while_off = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
-        while_full = hand_over_while_full(
-            space, self._store.disk_usage, self._replicas.values, self._hand_over
-        )
-        self._stepping_down = [
-            self._begin(while_off, "clock"),
-            self._begin(while_full, "disk space"),
-            self._begin(scrub.run(), "scrub"),
-            self._begin(repairs.run(), "repairs"),
-        ]
+        self._begin_work(space)
         keeper = Housekeeper(
             self._to_keep, now_s=self.now_s, wall_ms=self.wall_ms, settle=self.settle
         )
@@ -271,6 +270,27 @@ class NodeServer:
     def _write_map_again(self) -> None:
         if (self._options.data_dir / MAP_FILE).exists():
             self.cluster.adopted()
+
+    def _begin_work(self, space: DiskSpace) -> None:
+        assert self._store is not None
+        assert self._runtime is not None
+        assert self._snapshots is not None
+        assert self._digests is not None
+        self._sending = self._begin(self._snapshots.run(), "snapshots")
+        self._running = self._begin(self._runtime.run(), "runtime")
+        self._comparing = self._begin(self._digests.run(), "digests")
+        self._lagging = self._begin(self._lag.run(), "loop lag")
+        self._following = self._begin(self._follow_map(), "map")
+        while_off = hand_over_while_off(self._clocks, self.replicas, self._hand_over)
+        while_full = hand_over_while_full(
+            space, self._store.disk_usage, self._replicas.values, self._hand_over
+        )
+        self._stepping_down = [
+            self._begin(while_off, "clock"),
+            self._begin(while_full, "disk space"),
+            self._begin(self._healing.scrub.run(), "scrub"),
+            self._begin(self._healing.repairs.run(), "repairs"),
+        ]
 
     def _give_up(self, error: FileDamagedError) -> None:
         """The store cannot be trusted: nothing of it is served any more. From any thread."""
@@ -476,15 +496,7 @@ class NodeServer:
         return self._replicas.get(META_GROUP)
 
     def body(self, group: GroupId, index: int, ordinal: int) -> bytes | None:
-        assert self._store is not None
-        assert self._repairs is not None
-        packed = self._store.body(group, index, ordinal)
-        try:
-            if packed is not None:
-                bodies.check(packed)
-        except bodies.BodyCorruptError as error:
-            self._repairs.soon(group, f"body {index}-{ordinal} is damaged: {error}")
-        return packed
+        return self._healing.body(group, index, ordinal)
 
     def digests(self, group: GroupId) -> Digests:
         return self._digests.digests(group) if self._digests is not None else ()

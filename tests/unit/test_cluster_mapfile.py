@@ -5,7 +5,7 @@ import pytest
 
 from mailraft.cluster import mapfile
 from mailraft.cluster.errors import MapFileError
-from mailraft.cluster.maps import ClusterMaps
+from mailraft.cluster.maps import FILE_NAME, ClusterMaps
 from mailraft.node.interfaces import Configuration
 from mailraft.v1 import cluster_pb2
 from mailraft.wire.slots import SLOTS
@@ -180,3 +180,42 @@ def test_a_node_that_the_map_does_not_know() -> None:
     """It must not start."""
     with pytest.raises(MapFileError, match="no node 9"):
         ClusterMaps(mapfile.make(_nodes(3), 1), 9)
+
+
+def test_every_flipped_bit_of_a_nodes_copy_is_seen(tmp_path: Path) -> None:
+    """Also one in an address, which would be as good JSON as before; and the copy is the JSON that
+    an older release reads.
+    """
+    path = tmp_path / "copy.json"
+    written = mapfile.make(_nodes(3), 2)
+    mapfile.save(path, written, sealed=True)
+    assert mapfile.load(path, sealed=True) == mapfile.load(path) == written
+    data = path.read_bytes()
+    for at in range(len(data)):
+        for bit in range(8):
+            path.write_bytes(data[:at] + bytes((data[at] ^ 1 << bit,)) + data[at + 1 :])
+            with pytest.raises(MapFileError):
+                mapfile.load(path, sealed=True)
+
+
+def test_a_copy_of_an_older_release_is_taken_as_it_is(tmp_path: Path) -> None:
+    """It has no checksum."""
+    path = tmp_path / "copy.json"
+    written = mapfile.make(_nodes(3), 2)
+    mapfile.save(path, written)
+    assert mapfile.load(path, sealed=True) == written
+
+
+def test_a_node_goes_on_without_a_damaged_copy(tmp_path: Path) -> None:
+    """It begins with the file that the cluster began with, and knows of no replica that it is new;
+    the next map that it adopts is a whole copy again.
+    """
+    first, copy = tmp_path / "map.json", tmp_path / FILE_NAME
+    mapfile.save(first, mapfile.make(_nodes(3), 2))
+    ClusterMaps.open(first, 1, tmp_path).adopted()
+    replica = ClusterMaps.open(first, 1, tmp_path).groups()[0][1].voters[0]
+    copy.write_text(copy.read_text("utf-8").replace("node", "mode", 1), "utf-8")
+    maps = ClusterMaps.open(first, 1, tmp_path)
+    assert not maps.is_new(replica)
+    maps.adopted()
+    mapfile.load(copy, sealed=True)
