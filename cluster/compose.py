@@ -134,7 +134,6 @@ def _build_node(settings: NodeSettings, account_key: bytes) -> Server:
         account_key=account_key,
         audit_file=settings.audit_file or settings.data_dir / "audit.jsonl",
         scrub_bytes_per_s=settings.scrub_bytes_per_s,
-        scrub_bytes_per_s=settings.scrub_bytes_per_s,
         connections_max=settings.connections_max,
         caller_limits=caller_limits(settings),
     )

@@ -45,14 +45,7 @@ from mailraft.node.hosting import Hosting
 from mailraft.node.hot import HotMeter
 from mailraft.node.housekeeper import Housekeeper
 from mailraft.node.inspect import InspectService
-from mailraft.node.interfaces import (
-    MAP_FILE,
-    META_GROUP,
-    ClusterView,
-    GroupId,
-    ReplicaId,
-    StateMachine,
-)
+from mailraft.node.interfaces import META_GROUP, ClusterView, GroupId, ReplicaId, StateMachine
 from mailraft.node.metrics import NodeMetrics, ShardCollector
 from mailraft.node.pace import LoopLag, Pace
 from mailraft.node.peers import PEER_OPTIONS, PeerService, PeerStreams
@@ -222,54 +215,6 @@ class NodeServer:
         )
         self._keeping = self._begin(keeper.run(), "housekeeper")
         return f"{options.listen_address.rpartition(':')[0]}:{port}"
-
-    def _host_replicas(self, store: Store, host: Host, runtime: Runtime) -> Hosting:
-        rebuilds = quarantine.kept(self._options.data_dir) is not None
-        replicas, machine = self._replicas, self._meta_machine
-        hosting = Hosting(self.cluster, store, host, runtime, replicas, machine, rebuilds=rebuilds)
-        try:
-            hosting.start()
-        except CorruptionError as error:  # not in one replica: in what tells of them
-            self._damage.found(FileDamagedError(str(error)))
-            raise
-        return hosting
-
-    def _heal(self) -> tuple[Scrub, Repairs]:
-        """What finds and repairs damage, not begun."""
-        store, host, digests = self._store, self._host, self._digests
-        assert store is not None
-        assert host is not None
-        assert self._runtime is not None
-        assert self._hosting is not None
-        assert digests is not None
-        options, replicas = self._options, self._replicas
-        repairs = Repairs(
-            options.data_dir,
-            store,
-            host,
-            self.cluster,
-            self._runtime,
-            self._hosting,
-            replicas,
-            digests,
-        )
-        scrub = Scrub(
-            options.data_dir,
-            store,
-            bytes_per_s=options.scrub_bytes_per_s,
-            late_ms=self._lag.lately_ms,
-            file_damaged=self._damage.found,
-            replica_damaged=repairs.damaged,
-            stopped=lambda: [group for group, each in replicas.items() if each.stopped],
-            written_again={options.data_dir / MAP_FILE: self._write_map_again},
-        )
-        options.registry.register(RepairCollector(scrub, repairs))
-        self._repairs = repairs
-        return scrub, repairs
-
-    def _write_map_again(self) -> None:
-        if (self._options.data_dir / MAP_FILE).exists():
-            self.cluster.adopted()
 
     def _begin_work(self, space: DiskSpace) -> None:
         assert self._store is not None
