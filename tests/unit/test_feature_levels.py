@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,19 @@ def test_a_folder_of_a_level_is_not_opened_below_it(
     store.close()
 
 
+async def test_a_node_marks_its_folder_and_goes_by_the_mark(tmp_path: Path) -> None:
+    """Before it acts by the map of a level; a copy of the map without it does not take it back."""
+    nodes = Nodes(tmp_path)
+    await nodes.start(1)
+    marked = nodes.store(1).feature_level
+    await nodes.stop(1)
+    nodes.map.ClearField("feature_level")
+    await nodes.start(1)
+    gone_by = nodes.running[1].cluster.feature_level
+    await nodes.stop(1)
+    assert (marked, gone_by) == (feature_levels.LEVEL, feature_levels.LEVEL)
+
+
 def test_the_copy_of_the_map_can_be_read_by_the_version_before(tmp_path: Path) -> None:
     """It would refuse a field that it does not know; the level stands in the folder's record."""
     file = tmp_path / FILE_NAME
@@ -325,13 +339,17 @@ async def test_a_node_opens_no_stream_to_one_below_the_level(
         streams = nodes.running[1]._streams
         assert streams is not None
         link = streams._links[2]
-        for _ in range(20):
-            await link._there.wait()  # tried again whenever node 2 tries
-            assert not link._up
-            link._there.clear()
-            if link.too_old:
-                break
+        tried: list[float] = []
+        there = link._stream
+
+        def counted(hello: raft_pb2.Hello) -> object:
+            tried.append(time.monotonic())
+            return there(hello)
+
+        monkeypatch.setattr(link, "_stream", counted)
+        await until(lambda: len(tried) >= 3)
         assert link.too_old
+        assert not link._up
         assert nodes.leader == 0
     finally:
         for number in list(nodes.running):
