@@ -12,7 +12,8 @@ import grpc
 from mailraft.internal.v1 import audit_service_pb2, audit_service_pb2_grpc, record_pb2
 from mailraft.node.agreement import Digests, compare
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.channels import Channels
+from mailraft.wire.credentials import AnyCredentials
 
 ASK_S_MAX = 5.0
 # Replicas that get writes are at one index now and then, and share earlier ones soon.
@@ -85,15 +86,14 @@ class Checks:
     def __init__(self, cluster_map: cluster_pb2.ClusterMap, credentials: AnyCredentials) -> None:
         self._map = cluster_map
         self._names = {node.id: node.name for node in cluster_map.nodes}
-        self._channels = {
-            node.id: open_channel(node.address, credentials) for node in cluster_map.nodes
-        }
+        self._channels = Channels(credentials)
+        self._addresses = {node.id: node.address for node in cluster_map.nodes}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(channel.close(None) for channel in self._channels.values()))
+        await self._channels.close()
 
     # ---- digests ---------------------------------------------------------------------------------
 
@@ -103,8 +103,9 @@ class Checks:
         for attempt in range(TRIES_MAX):
             if attempt:
                 await asyncio.sleep(TRY_S)
-            told = await asyncio.gather(*map(self._statuses, self._channels))
-            silent = {node for node, each in zip(self._channels, told, strict=True) if each is None}
+            told = await asyncio.gather(*map(self._statuses, self._addresses))
+            asked = zip(self._addresses, told, strict=True)
+            silent = {node for node, each in asked if each is None}
             gathered = self._gathered([each or [] for each in told])
             for shard in self._map.shards:
                 known = found.get(shard.id)
@@ -116,7 +117,7 @@ class Checks:
         return [found[shard.id] for shard in self._map.shards]
 
     async def _statuses(self, node: int) -> list[cluster_pb2.ShardStatus] | None:
-        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[node])
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels.to(self._addresses[node]))
         request = cluster_pb2.ListShardsRequest(node_id=node)
         found: list[cluster_pb2.ShardStatus] = []
         try:
@@ -174,7 +175,7 @@ class Checks:
 
     async def audit(self) -> list[BodiesFound]:
         """Every replica: nodes side by side, the replicas of one node one after the other."""
-        told = await asyncio.gather(*map(self._audit_node, self._channels))
+        told = await asyncio.gather(*map(self._audit_node, self._addresses))
         found = [each for replicas in told for each in replicas]
         return sorted(found, key=lambda each: (each.shard, each.node))
 
@@ -187,7 +188,7 @@ class Checks:
         return [await self._audit(node, shard) for shard in shards]
 
     async def _audit(self, node: int, shard: int) -> BodiesFound:
-        stub = audit_service_pb2_grpc.AuditServiceStub(self._channels[node])
+        stub = audit_service_pb2_grpc.AuditServiceStub(self._channels.to(self._addresses[node]))
         request = audit_service_pb2.AuditBodiesRequest(group=shard)
         found = BodiesFound(shard, self._names[node], error="it ended too early")
         try:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import grpc
 
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.channels import Channels
+from mailraft.wire.credentials import AnyCredentials
 
 ASK_DEADLINE_S = 2.0
 # A process that has just started is tried again soon, not after the backoff of a client.
@@ -29,25 +30,22 @@ class Observer:
         self, cluster_map: cluster_pb2.ClusterMap, router: str, credentials: AnyCredentials
     ) -> None:
         self._shards = [shard.id for shard in cluster_map.shards]
-        self._router = open_channel(router, credentials, CHANNEL_OPTIONS)
-        self._nodes = {
-            node.id: open_channel(node.address, credentials, CHANNEL_OPTIONS)
-            for node in cluster_map.nodes
-        }
+        self._channels = Channels(credentials, CHANNEL_OPTIONS)
+        self._router = router
+        self._nodes = {node.id: node.address for node in cluster_map.nodes}
 
     async def close(self) -> None:
-        channels = (self._router, *self._nodes.values())
-        await asyncio.gather(*(channel.close(None) for channel in channels))
+        await self._channels.close()
 
     async def maps(self, nodes: Iterable[int]) -> Maps:
         """What each of these nodes tells."""
         asked = list(nodes)
-        told = await asyncio.gather(*(_map(self._nodes[node]) for node in asked))
+        told = await asyncio.gather(*(self._map(self._nodes[node]) for node in asked))
         return dict(zip(asked, told, strict=True))
 
     async def not_ready(self, nodes: Iterable[int]) -> str:
         """What is still missing until every call would be served; empty: nothing."""
-        routed, maps = await asyncio.gather(_map(self._router), self.maps(nodes))
+        routed, maps = await asyncio.gather(self._map(self._router), self.maps(nodes))
         if routed is None:
             return "the router does not answer"
         silent = [str(node) for node, told in maps.items() if told is None]
@@ -68,11 +66,11 @@ class Observer:
                     newest[shard.id] = hint
         return {shard: hint for shard, hint in newest.items() if maps.get(hint.node_id) is not None}
 
-
-async def _map(channel: grpc.aio.Channel) -> cluster_pb2.ClusterMap | None:
-    stub = cluster_pb2_grpc.ClusterServiceStub(channel)
-    try:
-        reply = await stub.GetClusterMap(cluster_pb2.GetClusterMapRequest(), timeout=ASK_DEADLINE_S)
-    except grpc.aio.AioRpcError:
-        return None
-    return reply.map
+    async def _map(self, address: str) -> cluster_pb2.ClusterMap | None:
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels.to(address))
+        request = cluster_pb2.GetClusterMapRequest()
+        try:
+            reply = await stub.GetClusterMap(request, timeout=ASK_DEADLINE_S)
+        except grpc.aio.AioRpcError:
+            return None
+        return reply.map

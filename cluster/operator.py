@@ -26,7 +26,8 @@ from mailraft.v1 import (
     job_pb2_grpc,
 )
 from mailraft.wire import errors
-from mailraft.wire.credentials import AnyCredentials, open_channel
+from mailraft.wire.channels import Channels
+from mailraft.wire.credentials import AnyCredentials
 
 DEADLINE_S = 10.0
 TRY_S = 3.0
@@ -46,7 +47,7 @@ class Operator:
         self, address: str, credentials: AnyCredentials, *, deadline_s: float = DEADLINE_S
     ) -> None:
         self._deadline_s = deadline_s
-        self._channel = open_channel(address, credentials)
+        self._address, self._channels = address, Channels(credentials)
         self._ids = RequestIds()
 
     async def __aenter__(self) -> Self:
@@ -58,7 +59,7 @@ class Operator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._channel.close(None)
+        await self._channels.close()
 
     # ---- what there is
 
@@ -218,8 +219,9 @@ class Operator:
 
     async def _call(self, kind: Any, name: str, request: Message) -> Any:
         """One call, tried again as its error allows."""
-        until_s, stub = time.monotonic() + self._deadline_s, kind(self._channel)
+        until_s = time.monotonic() + self._deadline_s
         while True:
+            stub = kind(self._channels.to(self._address))
             left_s = until_s - time.monotonic()
             try:
                 return await getattr(stub, name)(request, timeout=max(0.1, min(left_s, TRY_S)))

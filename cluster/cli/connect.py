@@ -38,8 +38,8 @@ CertsOption = Annotated[
     typer.Option(
         "--certs",
         envvar="MAILRAFT_CERTS",
-        metavar="FOLDER",
-        help="Certificates to connect with. Default: those in ./.mailraft.",
+        metavar="PATH",
+        help="Folder of certificates, or the one in it to show. Default: those in ./.mailraft.",
         show_default=False,
         rich_help_panel=COMMON,
     ),
@@ -102,11 +102,13 @@ def find(server: str | None, certs: Path | None, insecure: bool, name: str) -> C
             raise SettingsError(f"--insecure is for loopback only, and {server} is not")
         return Connection(server, None, name)
     folder = certs or LOCAL_FOLDER / "certs"
+    if folder.suffix == ".pem":  # one is named, in place of that by the name of the role
+        folder, name = folder.parent, folder.stem
     for file in ("ca.pem", f"{name}.pem", f"{name}.key"):
         if not (folder / file).is_file():
             raise CertificateError(
                 f"{folder / file} is not there",
-                "give the folder with --certs, or make certificates: mailraft certs init",
+                "name one with --certs FOLDER/NAME.pem, or make certificates: mailraft certs init",
             )
     return Connection(server, folder, name)
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from mailraft.cluster import logs, mapfile, ports, runfile
+from mailraft.cluster import certs, logs, mapfile, ports, runfile
 from mailraft.cluster.cli import app, output
 from mailraft.cluster.cli.connect import find
-from mailraft.cluster.errors import ExitCode
+from mailraft.cluster.errors import CertificateError, ExitCode
 from mailraft.cluster.runfile import RunFile, RunningProcess
 from mailraft.v1 import cluster_pb2
+from mailraft.wire.access import Role
 from mailraft.wire.observed import pseudonym
 
 
@@ -210,7 +211,7 @@ def test_certificates_are_made_and_listed(tmp_path: Path) -> None:
     assert [each["name"] for each in listed] == names
     assert all(each["days_left"] > 300 for each in listed)
     table = _run("certs", "list").output.splitlines()
-    assert table[0].split() == ["NAME", "ROLE", "DAYS", "SHA256", "HOSTS"]
+    assert table[0].split() == ["NAME", "ROLE", "DAYS", "SHA256", "ACCOUNTS", "HOSTS"]
 
 
 def test_certificates_are_issued_and_rotated(tmp_path: Path) -> None:
@@ -220,6 +221,16 @@ def test_certificates_are_issued_and_rotated(tmp_path: Path) -> None:
     assert "would be made" in _run("certs", "issue", "imap", "--dry-run").output
     assert not (folder / "imap.pem").exists()
     assert "made in" in _run("certs", "issue", "imap", "--role", "service").output
+    _run("certs", "issue", "imap", "--accounts", "team-*", "--accounts", "ada")
+    listed = {each["name"]: each for each in json.loads(_run("certs", "list", "-o", "json").output)}
+    assert listed["imap"]["accounts"] == ["team-*", "ada"]
+    refused = _run("certs", "issue", "imap", "--role", "operator", "--accounts", "team-*")
+    assert refused.exit_code == ExitCode.USAGE
+    _run("certs", "issue", "imap", "--accounts", "team-*", "--accounts", "ada")
+    listed = {each["name"]: each for each in json.loads(_run("certs", "list", "-o", "json").output)}
+    assert listed["imap"]["accounts"] == ["team-*", "ada"]
+    refused = _run("certs", "issue", "imap", "--role", "operator", "--accounts", "team-*")
+    assert refused.exit_code == ExitCode.USAGE
     before = (folder / "imap.pem").read_bytes()
     told = json.loads(_run("certs", "rotate", "--dry-run", "-o", "json").output)
     assert told["made"] == ["admin", "auditor", "client", "imap", "node-1", "router"]
@@ -301,3 +312,14 @@ def test_errors_that_are_bugs_are_not_hidden() -> None:
     """Only expected failures become one line."""
     with pytest.raises(ZeroDivisionError), output.guarded(output.Output.TABLE):
         raise ZeroDivisionError
+
+
+def test_one_certificate_of_a_folder_is_chosen_by_its_path(tmp_path: Path) -> None:
+    """Without a path to one, it is that by the name of the role."""
+    certs.ensure(tmp_path, certs.names_of([]))
+    certs.issue(tmp_path, "anna", Role.OPERATOR)
+    assert find("127.0.0.1:1", tmp_path, False, "admin").name == "admin"
+    chosen = find("127.0.0.1:1", tmp_path / "anna.pem", False, "admin")
+    assert (chosen.certs, chosen.name) == (tmp_path, "anna")
+    with pytest.raises(CertificateError, match=r"bob\.pem is not there"):
+        find("127.0.0.1:1", tmp_path / "bob.pem", False, "admin")
