@@ -27,6 +27,7 @@ WORKERS ?= 2
 SEEDS ?= 150
 SEED0 ?= 0
 INPUTS ?= 60000
+HOSTILE ?= 100000
 CORPUS ?=
 MESSAGES ?= 1000000
 REQUESTS ?= 20000
@@ -77,6 +78,11 @@ cluster: $(VENV) ## run the long tests of real processes: growing, leaders, rota
 .PHONY: faults
 faults: $(VENV) ## inject faults into real clusters (slow)
 	@$(BIN)/python -m pytest tests/faults
+
+.PHONY: hostile
+hostile: $(VENV) ## fuzzed and hostile input at every port of real processes: HOSTILE=how many (5 min)
+	@MAILRAFT_HOSTILE_CALLS=$(HOSTILE) MAILRAFT_FUZZ_SEED=$(SEED0) \
+		$(BIN)/python -m pytest tests/faults/test_hostile.py -s
 
 .PHONY: quorum
 quorum: $(VENV) ## prove every cell of the consistency menu under faults, and judge histories (slow)
