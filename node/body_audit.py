@@ -20,6 +20,7 @@ from mailraft.internal.v1 import audit_service_pb2, audit_service_pb2_grpc, reco
 from mailraft.node.engine import keys
 from mailraft.node.engine.errors import CorruptionError, UnknownGroupError
 from mailraft.node.engine.store import Store
+from mailraft.node.healing import Healing
 from mailraft.node.interfaces import GroupId
 from mailraft.node.pace import Pace
 
@@ -122,9 +123,9 @@ class BodyAudit:
 class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
     """Audits, throttled."""
 
-    def __init__(self, store: Store, late_ms: Callable[[], float]) -> None:
+    def __init__(self, store: Store, healing: Healing, late_ms: Callable[[], float]) -> None:
         """late_ms: as of node.pace."""
-        self._store, self._late_ms = store, late_ms
+        self._store, self._healing, self._late_ms = store, healing, late_ms
         self._busy = False
 
     async def AuditBodies(  # noqa: N802  # the name of the RPC
@@ -147,6 +148,16 @@ class AuditService(audit_service_pb2_grpc.AuditServiceServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         finally:
             self._busy = False
+
+    async def Scrub(  # noqa: N802  # the name of the RPC
+        self,
+        request: audit_service_pb2.ScrubRequest,
+        context: grpc.aio.ServicerContext,  # type: ignore[type-arg]
+    ) -> audit_service_pb2.ScrubResponse:
+        told = self._healing.told()
+        if request.begin:
+            self._healing.scrub.begin()
+        return told
 
     async def _audit(self, group: GroupId) -> AsyncIterator[audit_service_pb2.AuditBodiesResponse]:
         audit = BodyAudit(self._store, group)

@@ -17,6 +17,7 @@ from mailraft.node.consensus.host import Host
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.disk_space import DiskSpace
 from mailraft.node.engine.store import Store
+from mailraft.node.healing import Healing
 from mailraft.node.identity import refuse_stranger
 from mailraft.node.interfaces import ClusterView, GroupId
 from mailraft.node.pace import LoopLag
@@ -45,12 +46,14 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         clocks: PeerClocks,
         space: DiskSpace,
         digests: DigestExchange,
+        healing: Healing,
         version: str,
         feature_level: int,
     ) -> None:
         self._view, self._store, self._host = view, store, host
         self._runtime, self._replicas = runtime, replicas
         self._lag, self._clocks, self._space, self._digests = lag, clocks, space, digests
+        self._healing = healing
         self._version, self._feature_level = version, feature_level
         self._used_bytes, self._used_s = 0, float("-inf")
 
@@ -75,6 +78,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             clock_ahead_ms=self._clocks.skew_ms(),
             loop_lag_ms=self._lag.worst_ms,
             flush_ms=self._runtime.flush_ms,
+            repairing=self._healing.repairs.kept,
+            damage=self._healing.damage,
             address=next(p.address for p in self._view.peers() if p.node == self._view.node),
         )
 
@@ -131,6 +136,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             term=replica.leadership.term,
             applied_index=replica.applied_index,
             differing=sorted(self._digests.differing(group)),
+            fetching=self._healing.repairs.is_fetching(group),
         )
         status, configuration = self._host.status(group), self._host.configuration(group)
         if status is None or configuration is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from mailraft.internal.v1 import audit_service_pb2
 from mailraft.node.consensus.host import Host
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.engine import quarantine
@@ -51,8 +52,26 @@ class Healing:
 
     @property
     def damage(self) -> str:
-        """Of a file, where nobody else has what is in it; empty: none was found."""
-        return self._damage.reason
+        """What nobody else has; empty: none was found."""
+        return self._damage.reason or self.repairs.alone
+
+    def told(self) -> audit_service_pb2.ScrubResponse:
+        """How scrub and repair stand."""
+        state, repairs = self.scrub.state, self.repairs
+        return audit_service_pb2.ScrubResponse(
+            passes=state.passes,
+            running=self.scrub.running,
+            begun_ms=state.begun_ms,
+            completed_ms=state.completed_ms,
+            completed_bytes=state.completed_bytes,
+            read_bytes=state.read_bytes,
+            errors=state.errors,
+            waiting=repairs.waiting(),
+            fetching=repairs.fetching(),
+            repairing=repairs.kept,
+            damage=self.damage,
+            repairs_completed=repairs.figures.completed,
+        )
 
     def host(self, hosting: Hosting) -> None:
         """Have the replicas opened. Raises CorruptionError: not one of them, but what tells of them

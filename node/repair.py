@@ -16,6 +16,7 @@ from pathlib import Path
 from mailraft.node.consensus.host import Host
 from mailraft.node.digest_exchange import DigestExchange
 from mailraft.node.engine import quarantine
+from mailraft.node.engine.errors import UnknownGroupError
 from mailraft.node.engine.store import Store
 from mailraft.node.hosting import Hosting
 from mailraft.node.interfaces import ClusterView, GroupId
@@ -60,6 +61,7 @@ class Repairs:
         self._whole = 0
         self._soon: dict[GroupId, str] = {}
         self.figures = RepairFigures()
+        self.alone = ""  # what was found damaged last, and nobody else has
         # Why something is kept aside; empty: nothing is.
         self.kept = quarantine.kept(folder) or ""
 
@@ -74,6 +76,7 @@ class Repairs:
         if own is None or configuration is None or self._store.is_set_aside(group):
             return
         if not has_others(configuration):
+            self.alone = f"shard {group}: {why}"
             log.critical("shard %d is damaged, and nobody else has what is in it: %s", group, why)
             return
         self.figures.damaged += 1
@@ -85,11 +88,19 @@ class Repairs:
 
     def waiting(self) -> list[GroupId]:
         """Groups whose replica here is set aside."""
-        return [group for group in self._replicas if self._is_aside(group)]
+        held = {group for group, _ in self._store.groups()}
+        return [each for each in self._replicas if each in held and self._store.is_set_aside(each)]
 
-    def forgetful(self) -> list[GroupId]:
+    def fetching(self) -> list[GroupId]:
         """Groups whose replica here is fetched again, and does not vote yet."""
         return [group for group, _ in self._store.groups() if self._store.is_lost(group)]
+
+    def is_fetching(self, group: GroupId) -> bool:
+        """Whether the replica of this group is one of them."""
+        try:
+            return self._store.is_lost(group)
+        except UnknownGroupError:
+            return False
 
     async def turn(self) -> None:
         """Begin the next repair, or end the one that is under way."""
@@ -107,11 +118,6 @@ class Repairs:
             await self._begin(waiting[0])
 
     # ---- inside ----------------------------------------------------------------------------------
-
-    def _is_aside(self, group: GroupId) -> bool:
-        return any(held == group for held, _ in self._store.groups()) and (
-            self._store.is_set_aside(group)
-        )
 
     def _is_missing_any(self) -> bool:
         """Whether a replica here does not know, or has not applied, what its leader had."""

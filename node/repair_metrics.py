@@ -41,7 +41,7 @@ class RepairCollector(Collector):
         yield GaugeMetricFamily(
             "mailraft_repair_running",
             "Replicas that are being fetched again from their peers: they do not vote.",
-            len(self._repairs.forgetful()),
+            len(self._repairs.fetching()),
         )
         yield GaugeMetricFamily(
             "mailraft_repair_kept",

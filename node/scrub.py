@@ -56,6 +56,7 @@ class ScrubState:
     completed_ms: int = 0  # the last whole pass; 0: none yet
     completed_bytes: int = 0  # that it read
     read_bytes: int = 0  # by the pass under way
+    passes: int = 0  # that ended
     errors: int = 0  # found ever since the folder was made
     group: int = -1  # the pass has looked at the groups below this; -1: at files still
     files: dict[str, Seen] = field(default_factory=dict)
@@ -93,7 +94,8 @@ class Scrub:
 
     def begin(self) -> None:
         """Begin a pass now, unless one is under way."""
-        self._wanted.set()
+        if not self.running:
+            self._wanted.set()
 
     async def run(self) -> None:
         due_s = time.monotonic() + FIRST_S
@@ -124,7 +126,7 @@ class Scrub:
                 state.group = group + 1
                 self._save()
             state.completed_ms, state.completed_bytes = _wall_ms(), state.read_bytes
-            state.group = -1
+            state.group, state.passes = -1, state.passes + 1
             self._save(now=True)
             log.info("scrubbed %d MiB", state.completed_bytes >> 20)
         except StoreClosedError:

@@ -287,12 +287,13 @@ class NodeServer:
             clocks=self._clocks,
             space=self._space,
             digests=digests,
+            healing=self._healing,
             version=said,
             feature_level=feature_levels.LEVEL,
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, server)
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(
-            AuditService(store, self._lag.lately_ms), server
+            AuditService(store, self._healing, self._lag.lately_ms), server
         )
         backup = BackupService(store, self, self._replicas, self._lag.lately_ms)
         backup_service_pb2_grpc.add_BackupServiceServicer_to_server(backup, server)

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry
 from mailraft.node.disk_metrics import DiskCollector
 from mailraft.node.engine.backend import DiskUsage
 from mailraft.node.metrics import NodeMetrics, ShardCollector, SnapshotMetrics
+from mailraft.node.repair import RepairFigures
+from mailraft.node.repair_metrics import RepairCollector
+from mailraft.node.scrub import ScrubState
 from mailraft.router.coalesce import LaneCounts
 from mailraft.router.collector import DispatchCollector
 from mailraft.wire.rpc_metrics import RpcMetrics
@@ -43,6 +46,7 @@ def chapters() -> list[CollectorRegistry]:
     host, store = SimpleNamespace(), SimpleNamespace(figures=lambda _: {}, disk_usage=_no_disk)
     node.register(ShardCollector(cast("Any", host), {}, SnapshotMetrics()))
     node.register(DiskCollector(cast("Any", store), lambda: 0.0, lambda: False))
+    node.register(RepairCollector(cast("Any", _scrub()), cast("Any", _repairs())))
     dispatcher = cast("Any", _dispatcher())
     router.register(DispatchCollector(lambda: dispatcher))
     client.register(DispatchCollector(lambda: dispatcher, "mailraft_client"))
@@ -51,6 +55,14 @@ def chapters() -> list[CollectorRegistry]:
 
 def _no_disk() -> DiskUsage:
     return DiskUsage(0, 0)
+
+
+def _scrub() -> SimpleNamespace:
+    return SimpleNamespace(state=ScrubState(), running=False)
+
+
+def _repairs() -> SimpleNamespace:
+    return SimpleNamespace(figures=RepairFigures(), waiting=list, fetching=list, kept="")
 
 
 def _dispatcher() -> SimpleNamespace:

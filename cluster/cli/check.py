@@ -1,10 +1,10 @@
-"""mailraft check hash, check blobs: look for what is wrong, on a cluster that goes on serving."""
+"""mailraft check hash, blobs, repair: look for what is wrong, on a cluster that goes on serving."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +20,10 @@ from mailraft.cluster.errors import ExitCode
 
 if TYPE_CHECKING:
     from mailraft.cluster.checks import BodiesFound, Checks, ShardCompared
+    from mailraft.cluster.scrubs import NodeScrubbed
 
 app = typer.Typer(
-    help="Look for what is wrong: health, hash, blobs.",
+    help="Look for what is wrong: health, hash, blobs, repair.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -78,6 +79,70 @@ def check_blobs(
             typer.echo(str(each))
         typer.echo("total: " + " ".join(f"{name}={count}" for name, count in totals.items()))
     raise typer.Exit(_exit_code(wrong=wrong, missing=missing))
+
+
+@app.command("repair")
+def check_repair(
+    server: ServerOption = None,
+    certs: CertsOption = None,
+    insecure: InsecureOption = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for all of it.")
+    ] = 3600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how the nodes stand.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read all that is stored, and fetch what is damaged again from peers.
+
+    Exit status 1: something is not repaired, 3: a node does not answer, or had not the time.
+
+    Example: mailraft check repair --server 10.0.0.5:7400 --certs certs
+    """
+    with guarded(output):
+        connection = find(server, certs, insecure, "admin")
+        found = asyncio.run(_scrubbed(connection, 0.0 if dry_run else timeout))
+    damaged = any(each.damaged for each in found)
+    missing = any(each.told is None or not (each.done or dry_run) for each in found)
+    if output is Output.JSON:
+        word = "DAMAGED" if damaged else "INCOMPLETE" if missing else "OK"
+        emit_json({"status": word, "nodes": [_stands(each) for each in found]})
+    else:
+        for each in found:
+            told = each.told
+            read = "" if told is None else f", read {told.completed_bytes >> 20} MiB last"
+            errors = f", {told.errors} errors so far" if told is not None else ""
+            typer.echo(f"{each.node}: {each.state}{read}{errors}, {each.found} found now")
+    raise typer.Exit(_exit_code(wrong=damaged, missing=missing))
+
+
+async def _scrubbed(connection: Connection, timeout_s: float) -> list[NodeScrubbed]:
+    """timeout_s: 0: only look."""
+    from mailraft.cluster.scrubs import Scrubs
+
+    async with connection.client() as client:
+        cluster_map = await client.cluster_map()
+    async with Scrubs(cluster_map, connection.credentials) as scrubs:
+        return await (scrubs.run(timeout_s=timeout_s) if timeout_s else scrubs.look())
+
+
+def _stands(node: NodeScrubbed) -> dict[str, object]:
+    told = node.told
+    if told is None:
+        return {"node": node.node, "state": node.state, "found": node.found}
+    return {
+        "node": node.node,
+        "state": node.state,
+        "found": node.found,
+        "passes": told.passes,
+        "completed_time_ms": told.completed_ms,
+        "completed_bytes": told.completed_bytes,
+        "errors": told.errors,
+        "waiting": list(told.waiting),
+        "fetching": list(told.fetching),
+        "repairs_completed": told.repairs_completed,
+    }
 
 
 def _run(

@@ -115,6 +115,8 @@ def _state(
         return cluster_pb2.REPLICA_STATE_UNSPECIFIED
     if report.stopped:
         return cluster_pb2.REPLICA_STATE_CORRUPT
+    if report.fetching:
+        return cluster_pb2.REPLICA_STATE_INSTALLING
     return (
         cluster_pb2.REPLICA_STATE_LEADING if report.leading else cluster_pb2.REPLICA_STATE_FOLLOWING
     )
@@ -176,15 +178,8 @@ def _about_node(
     if report.feature_level < enabled(seen):
         knows = f"{report.version}, which understands feature level {report.feature_level}"
         yield alarm("node-too-old", f"runs {knows}: at {enabled(seen)} the others refuse it")
-    stopped = _groups(report, lambda each: each.stopped)
-    if stopped:
-        yield alarm("replica-stopped", f"has stopped its replicas of {_named(stopped)}", stopped)
-    differs = _groups(
-        report, lambda each: (each.group, each.replica_id) in differing and not each.stopped
-    )
-    if differs:
-        text = f"has another state than its peers in {_named(differs)}"
-        yield alarm("replica-differs", text, differs)
+    for kind, message, shards in _about_data(report, differing):
+        yield alarm(kind, message, shards)
     usage = DiskUsage(report.disk_total_bytes, report.disk_free_bytes)
     if report.disk_full:
         yield alarm("disk-full", "has a full disk: it takes no new mail, only deletes")
@@ -196,6 +191,26 @@ def _about_node(
         yield alarm("node-slow", f"is slow: calls wait up to {report.loop_lag_ms} ms for a turn")
     if abs(report.clock_ahead_ms) > CLOCK_OFF_MS_MAX:
         yield alarm("clock-off", f"has its clock {report.clock_ahead_ms / 1000:+.0f} s off")
+
+
+def _about_data(
+    report: control_pb2.ReportResponse, differing: set[tuple[int, int]]
+) -> Iterator[tuple[str, str, list[int]]]:
+    """What is wrong with what a node stores: kind, message, shards."""
+    if report.damage:
+        yield "damaged", f"has damaged data that nobody else has: {report.damage}", []
+    if report.repairing:
+        fetching = _groups(report, lambda each: each.fetching)
+        text = f"fetches {len(fetching)} replicas again from its peers: {report.repairing}"
+        yield "repairing", text, fetching
+    stopped = _groups(report, lambda each: each.stopped)
+    if stopped:
+        yield "replica-stopped", f"has stopped its replicas of {_named(stopped)}", stopped
+    differs = _groups(
+        report, lambda each: (each.group, each.replica_id) in differing and not each.stopped
+    )
+    if differs:
+        yield "replica-differs", f"has another state than its peers in {_named(differs)}", differs
 
 
 def _groups(

@@ -97,6 +97,8 @@ def test_fewer_hosts_than_replicas() -> None:
     [
         ("replica-stopped/2", "n2 has stopped its replicas of s1"),
         ("replica-differs/2", "n2 has another state than its peers in s1"),
+        ("damaged/2", "n2 has damaged data that nobody else has: a file"),
+        ("repairing/2", "n2 fetches 1 replicas again from its peers: a file"),
         ("disk-nearly-full/2", "n2 has 86% of its disk used"),
         ("disk-full/2", "n2 has a full disk: it takes no new mail, only deletes"),
         ("clock-off/2", "n2 has its clock -11 s off"),
@@ -115,6 +117,10 @@ def test_a_node_that_tells_of_trouble(alarm: str, message: str) -> None:
         case "replica-differs":
             leading = next(each for each in before.reports[1].replicas if each.group == 1)
             leading.differing.append(replica.replica_id)
+        case "damaged":
+            report.damage = "a file"
+        case "repairing":
+            report.repairing, replica.fetching = "a file", True
         case "disk-nearly-full":
             report.disk_free_bytes = 14 * GIB
         case "disk-full":

@@ -77,7 +77,7 @@ _INTERNAL_MEMBERS = {
     "ControlService": "Report ChangeMembers HandOver",
 }
 _INTERNAL_LOOKING = {
-    "AuditService": "AuditBodies",
+    "AuditService": "AuditBodies Scrub",
     "InspectService": "Hot",
     "RecoveryService": "Survey",
 }

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mailraft.internal.v1 import record_pb2 as mailraft_dot_internal_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(mailraft/internal/v1/audit_service.proto\x12\x14mailraft.internal.v1\x1a!mailraft/internal/v1/record.proto\"#\n\x12\x41uditBodiesRequest\x12\r\n\x05group\x18\x01 \x01(\r\"\xb4\x02\n\x13\x41uditBodiesResponse\x12\x15\n\rapplied_index\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x04\x12\x12\n\nreferenced\x18\x04 \x01(\x04\x12\x12\n\nreferences\x18\x05 \x01(\x04\x12\x0f\n\x07waiting\x18\x06 \x01(\x04\x12\x15\n\rmissing_count\x18\x07 \x01(\x04\x12\x33\n\x07missing\x18\x08 \x03(\x0b\x32\".mailraft.internal.v1.BodyPosition\x12\x14\n\x0corphan_count\x18\t \x01(\x04\x12\x33\n\x07orphans\x18\n \x03(\x0b\x32\".mailraft.internal.v1.BodyPosition\x12\x10\n\x08\x63omplete\x18\x0b \x01(\x08\x32t\n\x0c\x41uditService\x12\x64\n\x0b\x41uditBodies\x12(.mailraft.internal.v1.AuditBodiesRequest\x1a).mailraft.internal.v1.AuditBodiesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(mailraft/internal/v1/audit_service.proto\x12\x14mailraft.internal.v1\x1a!mailraft/internal/v1/record.proto\"#\n\x12\x41uditBodiesRequest\x12\r\n\x05group\x18\x01 \x01(\r\"\xb4\x02\n\x13\x41uditBodiesResponse\x12\x15\n\rapplied_index\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x04\x12\x12\n\nreferenced\x18\x04 \x01(\x04\x12\x12\n\nreferences\x18\x05 \x01(\x04\x12\x0f\n\x07waiting\x18\x06 \x01(\x04\x12\x15\n\rmissing_count\x18\x07 \x01(\x04\x12\x33\n\x07missing\x18\x08 \x03(\x0b\x32\".mailraft.internal.v1.BodyPosition\x12\x14\n\x0corphan_count\x18\t \x01(\x04\x12\x33\n\x07orphans\x18\n \x03(\x0b\x32\".mailraft.internal.v1.BodyPosition\x12\x10\n\x08\x63omplete\x18\x0b \x01(\x08\"\x1d\n\x0cScrubRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x08\"\xf6\x01\n\rScrubResponse\x12\x0e\n\x06passes\x18\x01 \x01(\x04\x12\x0f\n\x07running\x18\x02 \x01(\x08\x12\x10\n\x08\x62\x65gun_ms\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ompleted_ms\x18\x04 \x01(\x03\x12\x17\n\x0f\x63ompleted_bytes\x18\x05 \x01(\x04\x12\x12\n\nread_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x04\x12\x0f\n\x07waiting\x18\x08 \x03(\r\x12\x10\n\x08\x66\x65tching\x18\t \x03(\r\x12\x11\n\trepairing\x18\n \x01(\t\x12\x0e\n\x06\x64\x61mage\x18\x0b \x01(\t\x12\x19\n\x11repairs_completed\x18\x0c \x01(\x04\x32\xc6\x01\n\x0c\x41uditService\x12\x64\n\x0b\x41uditBodies\x12(.mailraft.internal.v1.AuditBodiesRequest\x1a).mailraft.internal.v1.AuditBodiesResponse0\x01\x12P\n\x05Scrub\x12\".mailraft.internal.v1.ScrubRequest\x1a#.mailraft.internal.v1.ScrubResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITBODIESREQUEST']._serialized_end=136
   _globals['_AUDITBODIESRESPONSE']._serialized_start=139
   _globals['_AUDITBODIESRESPONSE']._serialized_end=447
-  _globals['_AUDITSERVICE']._serialized_start=449
-  _globals['_AUDITSERVICE']._serialized_end=565
+  _globals['_SCRUBREQUEST']._serialized_start=449
+  _globals['_SCRUBREQUEST']._serialized_end=478
+  _globals['_SCRUBRESPONSE']._serialized_start=481
+  _globals['_SCRUBRESPONSE']._serialized_end=727
+  _globals['_AUDITSERVICE']._serialized_start=730
+  _globals['_AUDITSERVICE']._serialized_end=928
 # @@protoc_insertion_point(module_scope)

@@ -99,3 +99,87 @@ class AuditBodiesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditBodiesResponse: _TypeAlias = AuditBodiesResponse  # noqa: Y015
+
+@_typing.final
+class ScrubRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    begin: _builtins.bool
+    """Have it read everything now, unless it does already."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubRequest: _TypeAlias = ScrubRequest  # noqa: Y015
+
+@_typing.final
+class ScrubResponse(_message.Message):
+    """Times are milliseconds since the Unix epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSES_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    BEGUN_MS_FIELD_NUMBER: _builtins.int
+    COMPLETED_MS_FIELD_NUMBER: _builtins.int
+    COMPLETED_BYTES_FIELD_NUMBER: _builtins.int
+    READ_BYTES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    FETCHING_FIELD_NUMBER: _builtins.int
+    REPAIRING_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
+    REPAIRS_COMPLETED_FIELD_NUMBER: _builtins.int
+    passes: _builtins.int
+    """Rises with every pass that ended."""
+    running: _builtins.bool
+    begun_ms: _builtins.int
+    """When the pass under way began, else the last one."""
+    completed_ms: _builtins.int
+    """When everything had been read last, and how much that was; 0: never yet."""
+    completed_bytes: _builtins.int
+    read_bytes: _builtins.int
+    """By the pass under way."""
+    errors: _builtins.int
+    """Found ever since the folder was made."""
+    repairing: _builtins.str
+    """As in ControlService.ReportResponse."""
+    damage: _builtins.str
+    repairs_completed: _builtins.int
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Groups whose replica here is set aside, and those whose replica is being fetched again."""
+
+    @_builtins.property
+    def fetching(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        passes: _builtins.int = ...,
+        running: _builtins.bool = ...,
+        begun_ms: _builtins.int = ...,
+        completed_ms: _builtins.int = ...,
+        completed_bytes: _builtins.int = ...,
+        read_bytes: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        waiting: _abc.Iterable[_builtins.int] | None = ...,
+        fetching: _abc.Iterable[_builtins.int] | None = ...,
+        repairing: _builtins.str = ...,
+        damage: _builtins.str = ...,
+        repairs_completed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun_ms", b"begun_ms", "completed_bytes", b"completed_bytes", "completed_ms", b"completed_ms", "damage", b"damage", "errors", b"errors", "fetching", b"fetching", "passes", b"passes", "read_bytes", b"read_bytes", "repairing", b"repairing", "repairs_completed", b"repairs_completed", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubResponse: _TypeAlias = ScrubResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class AuditServiceStub:
                 request_serializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesRequest.SerializeToString,
                 response_deserializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesResponse.FromString,
                 _registered_method=True)
+        self.Scrub = channel.unary_unary(
+                '/mailraft.internal.v1.AuditService/Scrub',
+                request_serializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -56,6 +61,13 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scrub(self, request, context):
+        """What the scrub of this node has found, and what is being repaired here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +75,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.AuditBodies,
                     request_deserializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesRequest.FromString,
                     response_serializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesResponse.SerializeToString,
+            ),
+            'Scrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubRequest.FromString,
+                    response_serializer=mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +110,33 @@ class AuditService:
             '/mailraft.internal.v1.AuditService/AuditBodies',
             mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesRequest.SerializeToString,
             mailraft_dot_internal_dot_v1_dot_audit__service__pb2.AuditBodiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailraft.internal.v1.AuditService/Scrub',
+            mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubRequest.SerializeToString,
+            mailraft_dot_internal_dot_v1_dot_audit__service__pb2.ScrubResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class AuditServiceStub:
     time. Errors: RESOURCE_EXHAUSTED: another audit runs. NOT_FOUND: no replica here. DATA_LOSS:
     what is stored cannot be read.
     """
+    Scrub: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ScrubRequest, _audit_service_pb2.ScrubResponse]
+    """What the scrub of this node has found, and what is being repaired here."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -51,6 +53,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     time. Errors: RESOURCE_EXHAUSTED: another audit runs. NOT_FOUND: no replica here. DATA_LOSS:
     what is stored cannot be read.
     """
+    Scrub: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ScrubRequest, _audit_service_pb2.ScrubResponse]  # type: ignore[assignment]
+    """What the scrub of this node has found, and what is being repaired here."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an administrator (the certificate "admin") may ask a node about what it stores."""
@@ -66,5 +70,13 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         time. Errors: RESOURCE_EXHAUSTED: another audit runs. NOT_FOUND: no replica here. DATA_LOSS:
         what is stored cannot be read.
         """
+
+    @_abc_1.abstractmethod
+    def Scrub(
+        self,
+        request: _audit_service_pb2.ScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.ScrubResponse, _abc.Awaitable[_audit_service_pb2.ScrubResponse]]:
+        """What the scrub of this node has found, and what is being repaired here."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

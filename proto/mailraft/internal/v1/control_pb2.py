@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mailraft.internal.v1 import raft_pb2 as mailraft_dot_internal_dot_v1_dot_raft__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mailraft/internal/v1/control.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto\"#\n\rReportRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\xbe\x02\n\x0eReportResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rfeature_level\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x35\n\x08replicas\x18\x05 \x03(\x0b\x32#.mailraft.internal.v1.ReplicaReport\x12\x17\n\x0f\x64isk_used_bytes\x18\x06 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bloop_lag_ms\x18\x08 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\t \x01(\t\x12\x18\n\x10\x64isk_total_bytes\x18\n \x01(\x04\x12\x16\n\x0e\x63lock_ahead_ms\x18\x0b \x01(\x12\x12\x11\n\tdisk_full\x18\x0c \x01(\x08\x12\x10\n\x08\x66lush_ms\x18\r \x01(\r\"\xda\x02\n\rReplicaReport\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\x12\x0f\n\x07leading\x18\x04 \x01(\x08\x12\x0e\n\x06leader\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12:\n\rconfiguration\x18\t \x01(\x0b\x32#.mailraft.internal.v1.Configuration\x12\x1f\n\x17\x63onfiguration_committed\x18\n \x01(\x08\x12\x12\n\nsize_bytes\x18\x0b \x01(\x04\x12\x37\n\x08progress\x18\x0c \x03(\x0b\x32%.mailraft.internal.v1.ReplicaProgress\x12\x11\n\tdiffering\x18\r \x03(\x04\":\n\x0fReplicaProgress\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\"a\n\x14\x43hangeMembersRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\x0e\n\x06voters\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\"&\n\x15\x43hangeMembersResponse\x12\r\n\x05index\x18\x01 \x01(\x04\"4\n\x0fHandOverRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\"\x12\n\x10HandOverResponse2\xaa\x02\n\x0e\x43ontrolService\x12S\n\x06Report\x12#.mailraft.internal.v1.ReportRequest\x1a$.mailraft.internal.v1.ReportResponse\x12h\n\rChangeMembers\x12*.mailraft.internal.v1.ChangeMembersRequest\x1a+.mailraft.internal.v1.ChangeMembersResponse\x12Y\n\x08HandOver\x12%.mailraft.internal.v1.HandOverRequest\x1a&.mailraft.internal.v1.HandOverResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mailraft/internal/v1/control.proto\x12\x14mailraft.internal.v1\x1a\x1fmailraft/internal/v1/raft.proto\"#\n\rReportRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"\xe1\x02\n\x0eReportResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rfeature_level\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x35\n\x08replicas\x18\x05 \x03(\x0b\x32#.mailraft.internal.v1.ReplicaReport\x12\x17\n\x0f\x64isk_used_bytes\x18\x06 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bloop_lag_ms\x18\x08 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\t \x01(\t\x12\x18\n\x10\x64isk_total_bytes\x18\n \x01(\x04\x12\x16\n\x0e\x63lock_ahead_ms\x18\x0b \x01(\x12\x12\x11\n\tdisk_full\x18\x0c \x01(\x08\x12\x10\n\x08\x66lush_ms\x18\r \x01(\r\x12\x11\n\trepairing\x18\x0e \x01(\t\x12\x0e\n\x06\x64\x61mage\x18\x0f \x01(\t\"\xec\x02\n\rReplicaReport\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\x12\x0f\n\x07leading\x18\x04 \x01(\x08\x12\x0e\n\x06leader\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x15\n\rapplied_index\x18\x07 \x01(\x04\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12:\n\rconfiguration\x18\t \x01(\x0b\x32#.mailraft.internal.v1.Configuration\x12\x1f\n\x17\x63onfiguration_committed\x18\n \x01(\x08\x12\x12\n\nsize_bytes\x18\x0b \x01(\x04\x12\x37\n\x08progress\x18\x0c \x03(\x0b\x32%.mailraft.internal.v1.ReplicaProgress\x12\x11\n\tdiffering\x18\r \x03(\x04\x12\x10\n\x08\x66\x65tching\x18\x0e \x01(\x08\":\n\x0fReplicaProgress\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\"a\n\x14\x43hangeMembersRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\x04\x12\x0e\n\x06voters\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\"&\n\x15\x43hangeMembersResponse\x12\r\n\x05index\x18\x01 \x01(\x04\"4\n\x0fHandOverRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\"\x12\n\x10HandOverResponse2\xaa\x02\n\x0e\x43ontrolService\x12S\n\x06Report\x12#.mailraft.internal.v1.ReportRequest\x1a$.mailraft.internal.v1.ReportResponse\x12h\n\rChangeMembers\x12*.mailraft.internal.v1.ChangeMembersRequest\x1a+.mailraft.internal.v1.ChangeMembersResponse\x12Y\n\x08HandOver\x12%.mailraft.internal.v1.HandOverRequest\x1a&.mailraft.internal.v1.HandOverResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST']._serialized_start=93
   _globals['_REPORTREQUEST']._serialized_end=128
   _globals['_REPORTRESPONSE']._serialized_start=131
-  _globals['_REPORTRESPONSE']._serialized_end=449
-  _globals['_REPLICAREPORT']._serialized_start=452
-  _globals['_REPLICAREPORT']._serialized_end=798
-  _globals['_REPLICAPROGRESS']._serialized_start=800
-  _globals['_REPLICAPROGRESS']._serialized_end=858
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=860
-  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=957
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=959
-  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=997
-  _globals['_HANDOVERREQUEST']._serialized_start=999
-  _globals['_HANDOVERREQUEST']._serialized_end=1051
-  _globals['_HANDOVERRESPONSE']._serialized_start=1053
-  _globals['_HANDOVERRESPONSE']._serialized_end=1071
-  _globals['_CONTROLSERVICE']._serialized_start=1074
-  _globals['_CONTROLSERVICE']._serialized_end=1372
+  _globals['_REPORTRESPONSE']._serialized_end=484
+  _globals['_REPLICAREPORT']._serialized_start=487
+  _globals['_REPLICAREPORT']._serialized_end=851
+  _globals['_REPLICAPROGRESS']._serialized_start=853
+  _globals['_REPLICAPROGRESS']._serialized_end=911
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=913
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=1010
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_start=1012
+  _globals['_CHANGEMEMBERSRESPONSE']._serialized_end=1050
+  _globals['_HANDOVERREQUEST']._serialized_start=1052
+  _globals['_HANDOVERREQUEST']._serialized_end=1104
+  _globals['_HANDOVERRESPONSE']._serialized_start=1106
+  _globals['_HANDOVERRESPONSE']._serialized_end=1124
+  _globals['_CONTROLSERVICE']._serialized_start=1127
+  _globals['_CONTROLSERVICE']._serialized_end=1425
 # @@protoc_insertion_point(module_scope)

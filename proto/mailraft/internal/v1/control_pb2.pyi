@@ -55,6 +55,8 @@ class ReportResponse(_message.Message):
     CLOCK_AHEAD_MS_FIELD_NUMBER: _builtins.int
     DISK_FULL_FIELD_NUMBER: _builtins.int
     FLUSH_MS_FIELD_NUMBER: _builtins.int
+    REPAIRING_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.int
     version: _builtins.str
     feature_level: _builtins.int
@@ -75,6 +77,10 @@ class ReportResponse(_message.Message):
     """What is free is below its reserve: it takes no new mail."""
     flush_ms: _builtins.int
     """What a flush of its log takes: the median of the latest, or that under way if it takes longer."""
+    repairing: _builtins.str
+    """What was damaged here and is being fetched again from peers; empty: nothing."""
+    damage: _builtins.str
+    """What is damaged here, and nobody else has; empty: nothing."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]: ...
     def __init__(
@@ -93,10 +99,12 @@ class ReportResponse(_message.Message):
         clock_ahead_ms: _builtins.int = ...,
         disk_full: _builtins.bool = ...,
         flush_ms: _builtins.int = ...,
+        repairing: _builtins.str = ...,
+        damage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_ahead_ms", b"clock_ahead_ms", "disk_free_bytes", b"disk_free_bytes", "disk_full", b"disk_full", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "epoch", b"epoch", "feature_level", b"feature_level", "flush_ms", b"flush_ms", "loop_lag_ms", b"loop_lag_ms", "node_id", b"node_id", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_ahead_ms", b"clock_ahead_ms", "damage", b"damage", "disk_free_bytes", b"disk_free_bytes", "disk_full", b"disk_full", "disk_total_bytes", b"disk_total_bytes", "disk_used_bytes", b"disk_used_bytes", "epoch", b"epoch", "feature_level", b"feature_level", "flush_ms", b"flush_ms", "loop_lag_ms", b"loop_lag_ms", "node_id", b"node_id", "repairing", b"repairing", "replicas", b"replicas", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +127,7 @@ class ReplicaReport(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     DIFFERING_FIELD_NUMBER: _builtins.int
+    FETCHING_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     replica_id: _builtins.int
     stopped: _builtins.bool
@@ -131,6 +140,8 @@ class ReplicaReport(_message.Message):
     configuration_committed: _builtins.bool
     size_bytes: _builtins.int
     """About: what state, log and bodies take."""
+    fetching: _builtins.bool
+    """It began again after damage, and does not vote until it holds what its peers hold."""
     @_builtins.property
     def configuration(self) -> _raft_pb2.Configuration:
         """In force here, committed or not."""
@@ -159,10 +170,11 @@ class ReplicaReport(_message.Message):
         size_bytes: _builtins.int = ...,
         progress: _abc.Iterable[Global___ReplicaProgress] | None = ...,
         differing: _abc.Iterable[_builtins.int] | None = ...,
+        fetching: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "configuration", b"configuration", "configuration_committed", b"configuration_committed", "differing", b"differing", "group", b"group", "last_index", b"last_index", "leader", b"leader", "leading", b"leading", "progress", b"progress", "replica_id", b"replica_id", "size_bytes", b"size_bytes", "stopped", b"stopped", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "configuration", b"configuration", "configuration_committed", b"configuration_committed", "differing", b"differing", "fetching", b"fetching", "group", b"group", "last_index", b"last_index", "leader", b"leader", "leading", b"leading", "progress", b"progress", "replica_id", b"replica_id", "size_bytes", b"size_bytes", "stopped", b"stopped", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
