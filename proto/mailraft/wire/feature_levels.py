@@ -53,6 +53,7 @@ UNGATED: Mapping[str, str] = MappingProxyType(
         "mailraft.internal.v1.GroupRecord.lost": (
             "of one node alone; a version that does not know it asks the peers all the same"
         ),
+        "mailraft.internal.v1.AuditService.Scrub": "an operator's tool, which is told",
         "mailraft.internal.v1.InspectService.Hot": "an operator's tool, which is told",
         "mailraft.internal.v1.InspectService.HotNamed": "an operator's tool, which is told",
         "mailraft.internal.v1.InspectService.Measure": "an operator's tool, which is told",
