@@ -251,9 +251,10 @@ async def _probes(
         return
     from mailraft.cluster.probes import Probes
 
+    default_name = f"node-{settings.node}" if isinstance(settings, NodeSettings) else "router"
     probes = Probes(checks)
     try:
-        await probes.start(address)
+        await probes.start(address, credentials_of(settings, default_name))
     except OSError as error:
         raise _cannot_listen("metrics_address", address, error.strerror) from error
     try:

@@ -1,16 +1,20 @@
-"""The second port of a process: /metrics (Prometheus), /livez and /readyz, over plain HTTP.
+"""The second port of a process: /metrics (Prometheus), /livez and /readyz.
 
-It tells numbers and nothing of anybody's mail, and is on loopback unless an operator says else.
+It tells numbers and nothing of anybody's mail. On loopback it speaks plain HTTP; elsewhere HTTPS,
+to whoever shows a certificate of the cluster's authority.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from mailraft.cluster.addresses import split_address
+from mailraft.cluster.addresses import is_loopback, split_address
+from mailraft.wire.credentials import AnyCredentials, Credentials, InsecureAddressError
 
 REQUEST_MAX_BYTES = 8 * 1024
 REQUEST_DEADLINE_S = 5.0
@@ -33,10 +37,24 @@ class Probes:
         self._server: asyncio.Server | None = None
         self._open = 0
 
-    async def start(self, address: str) -> None:
-        """Listen. Raises OSError when the port is taken."""
+    async def start(self, address: str, credentials: AnyCredentials) -> None:
+        """Listen. Raises OSError when the port is taken, InsecureAddressError where it would be in
+        plain text for others.
+        """
         host, port = split_address(address)
-        self._server = await asyncio.start_server(self._serve, host, port, limit=REQUEST_MAX_BYTES)
+        session = None
+        if not is_loopback(address):
+            if not isinstance(credentials, Credentials):
+                raise InsecureAddressError(f"{address} is not a loopback address: use TLS")
+            session = _following(credentials)
+        self._server = await asyncio.start_server(
+            self._serve,
+            host,
+            port,
+            limit=REQUEST_MAX_BYTES,
+            ssl=session,
+            ssl_handshake_timeout=REQUEST_DEADLINE_S if session else None,
+        )
 
     @property
     def port(self) -> int:
@@ -78,6 +96,34 @@ class Probes:
                 return _ready(self._checks(), verbose=query == b"verbose")
             case _:
                 return _response("404 Not Found", b"/metrics, /livez, /readyz\n")
+
+
+def _following(credentials: Credentials) -> ssl.SSLContext:
+    """Mutual TLS by the files as they are at each connection; while they are being changed, as they
+    were before.
+    """
+    stamp, current = credentials.stamp(), _context(credentials)
+
+    def newest(session: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+        nonlocal stamp, current
+        found = credentials.stamp()
+        if found and found != stamp:
+            with suppress(OSError, ssl.SSLError):  # half of them are written
+                current, stamp = _context(credentials), found
+        session.context = current
+
+    first = _context(credentials)
+    first.sni_callback = newest  # type: ignore[assignment]  # asyncio has objects, not sockets
+    return first
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
+    authority, certificate, key = credentials.paths()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def _ready(checks: Checks, *, verbose: bool) -> bytes:

@@ -55,7 +55,8 @@ class ProcessSettings(BaseSettings):
     insecure: bool = False
     """Plain text, without any proof of who calls. Only on loopback."""
     metrics_address: Address | None = None
-    """HOST:PORT of /metrics, /livez and /readyz; none: not served."""
+    """HOST:PORT of /metrics, /livez and /readyz; none: not served. Plain HTTP on loopback, HTTPS
+    elsewhere, with this process' certificate, to whoever shows one of the same authority."""
     log_level: LogLevel = LogLevel.INFO
     """The least that is logged, to standard error."""
     log_levels: dict[Room, LogLevel] = Field(default_factory=dict)
@@ -77,7 +78,7 @@ class ProcessSettings(BaseSettings):
     """Every refusal and every action of an operator is appended here (`mailraft audit tail`); none:
     a node takes audit.jsonl in its `data_dir`, a router its log."""
     connections_max: int = Field(default=4_096, ge=16)
-    """Connections to `listen_address`; the next is closed. Keep it below the limit of open files."""
+    """Connections to `listen_address`; the next is closed. Stay below the limit of open files."""
     caller_calls_per_s: int = Field(default=20_000, ge=1)
     """Calls, and items of batches, that one certificate may make of this process in a second; those
     beyond are told when to come back (RATE_LIMITED). Twice as many pass at once. Nodes and routers
@@ -97,6 +98,8 @@ class ProcessSettings(BaseSettings):
     def _tls_unless_insecure(self) -> Self:
         if self.insecure and not is_loopback(self.listen_address):
             raise ValueError("insecure: only allowed while listen_address is on loopback")
+        if self.insecure and self.metrics_address and not is_loopback(self.metrics_address):
+            raise ValueError("metrics_address: must be on loopback while insecure")
         if not self.insecure and self.certs_folder is None:
             raise ValueError("certs_folder: needed unless insecure (make one: mailraft certs init)")
         return self

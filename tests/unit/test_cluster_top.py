@@ -21,6 +21,7 @@ from mailraft.cluster.picture import Picture
 from mailraft.cluster.probes import Probes
 from mailraft.cluster.scrape import Between, Scrape, parse, scrape
 from mailraft.v1 import job_pb2
+from mailraft.wire.credentials import Insecure
 from seen_cluster import seen, silent
 
 JOB = job_pb2.Job(
@@ -94,7 +95,7 @@ def test_as_json() -> None:
 async def metrics_port() -> AsyncIterator[str]:
     """Of this process."""
     probes = Probes(dict)
-    await probes.start("127.0.0.1:0")
+    await probes.start("127.0.0.1:0", Insecure())
     yield f"127.0.0.1:{probes.port}"
     await probes.stop()
 

@@ -139,7 +139,7 @@ class Credentials:
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Differs when the files do; empty while one of them is not there."""
         try:
-            found = [path.stat() for path in self._paths()]
+            found = [path.stat() for path in self.paths()]
         except OSError:
             return ()
         return tuple((each.st_ino, each.st_mtime_ns) for each in found)
@@ -149,10 +149,11 @@ class Credentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
     def _read(self) -> tuple[bytes, bytes, bytes]:
-        authority, certificate, key = self._paths()
+        authority, certificate, key = self.paths()
         return authority.read_bytes(), certificate.read_bytes(), key.read_bytes()
 
-    def _paths(self) -> tuple[Path, Path, Path]:
+    def paths(self) -> tuple[Path, Path, Path]:
+        """Of the authority, the certificate and its key."""
         folder = Path(self.folder)
         return folder / "ca.pem", folder / f"{self.name}.pem", folder / f"{self.name}.key"
 
