@@ -113,7 +113,7 @@ def _following(credentials: Credentials) -> ssl.SSLContext:
         session.context = current
 
     first = _context(credentials)
-    first.sni_callback = newest  # type: ignore[assignment]  # asyncio has objects, not sockets
+    first.sni_callback = newest
     return first
 
 

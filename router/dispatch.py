@@ -212,7 +212,8 @@ class Dispatcher:
                 self.fleet.loads.measured(place.address, sampled=anywhere),
             ):
                 if together:
-                    return await self._read(Read(method, request, size_bytes), goal, tries, place)
+                    read = Read(method, request, size_bytes, tracing.traceparent())
+                    return await self._read(read, goal, tries, place)
                 metadata = (*self.fleet.metadata(), *access.metadata(), *tracing.metadata())
                 return await self.fleet.node(place).unary(
                     method, request, tries.timeout_s(), metadata, size_bytes

@@ -18,7 +18,7 @@ from mailraft.router.fleet import Fleet
 from mailraft.router.methods import METHODS, Method
 from mailraft.router.table import Place
 from mailraft.v1 import batch_pb2, common_pb2, delivery_pb2
-from mailraft.wire import errors
+from mailraft.wire import errors, tracing
 
 TROUBLE_S = 2.0
 # Idle lanes are dropped when there are more than this; they cost nothing to make again.
@@ -40,6 +40,7 @@ class Read:
     method: Method
     request: Message
     size_bytes: int
+    traceparent: str = ""
 
 
 class Lanes:
@@ -130,6 +131,8 @@ class Lanes:
         if len(items) == 1:
             only = items[0]
             timeout_s = _remaining(deadline_s)
+            if only.traceparent:
+                metadata = (*metadata, (tracing.TRACEPARENT_KEY, only.traceparent))
             return [
                 await node.unary(only.method, only.request, timeout_s, metadata, only.size_bytes)
             ]
@@ -155,7 +158,7 @@ def opened(result: batch_pb2.BatchResult) -> ReadResult:
 
 
 def _field(read: Read) -> dict[str, Any]:
-    return {read.method.batch_field: read.request}
+    return {read.method.batch_field: read.request, "traceparent": read.traceparent}
 
 
 def _remaining(deadline_s: float) -> float:

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from mailraft.v1 import batch_pb2
-from mailraft.wire import errors, limits, observed
+from mailraft.wire import errors, limits, observed, tracing
 
 from . import delivery, validate
 from .base import REPLY_MAX_BYTES, Call, Service, Unary, answer, not_implemented, to_error
@@ -24,6 +24,13 @@ class _Method:
     descriptor: MethodDescriptor
     unary: Unary | None
     later: str
+
+    @property
+    def path(self) -> str:
+        """As spans and metrics have it."""
+        service = self.descriptor.containing_service
+        assert service is not None
+        return f"{service.name}/{self.descriptor.name}"
 
     @property
     def reads(self) -> bool:
@@ -70,7 +77,9 @@ class Batch:
         try:
             if name is None:
                 raise validate.bad("items", "each holds one request")
-            response = await self._answer(self._methods[name], getattr(item, name), call, room)
+            method = self._methods[name]
+            with tracing.below(item.traceparent, method.path):
+                response = await self._answer(method, getattr(item, name), call, room)
             getattr(result, name).CopyFrom(response)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
             result.error.CopyFrom(to_error(error, f"a batch's {name}").to_status())

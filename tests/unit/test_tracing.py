@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -127,6 +128,25 @@ def tree(spans: Sequence[ReadableSpan], *, times: bool) -> str:
             yield from lines(each.context.span_id, depth + 1)
 
     return "".join(f"{line.rstrip()}\n" for line in lines(0, 0))
+
+
+async def test_reads_that_share_a_call_have_a_span_each(
+    nodes: Nodes, spans: InMemorySpanExporter
+) -> None:
+    """On the node that answers them, in the trace of who asked; alone as well."""
+    async with AsyncClient(nodes.map.nodes[0].address, insecure=True, direct=True) as mail:
+        await mail.create_account("alice")
+        for together in (1, 8):
+            spans.clear()
+            await asyncio.gather(*(mail.get_account("alice") for _ in range(together)))
+            found = spans.get_finished_spans()
+            served = [each for each in found if each.name == "AccountService/GetAccount"]
+            assert len(served) == together
+            tries = {each.context.span_id: each.context.trace_id for each in found}
+            for each in served:
+                assert each.parent is not None
+                assert tries[each.parent.span_id] == each.context.trace_id
+            assert len({each.context.trace_id for each in served}) == together
 
 
 async def test_one_delivery_is_one_trace(nodes: Nodes, spans: InMemorySpanExporter) -> None:
