@@ -43,6 +43,8 @@ def next_step(picture: Picture) -> str:
     ]
     if behind:
         return f"bring {_listed(behind)} to {feature_levels.version_of(highest)} or newer"
+    if len({each.node.version for each in picture.nodes if each.reachable}) > 1:
+        return "bring all nodes to one version"
     if highest <= now:
         return ""
     if silent:

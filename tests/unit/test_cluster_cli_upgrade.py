@@ -112,6 +112,13 @@ def test_a_leader_that_is_too_old_is_told_of(fake: FakeCluster) -> None:
     assert "led by a version that has no feature levels" in told.stderr
 
 
+def test_one_version_comes_before_the_end(fake: FakeCluster) -> None:
+    """Two that understand the same are still an upgrade that is under way."""
+    fake.bring(2, 2, 2)
+    fake.seen.map.nodes[2].version = "0.3.1"
+    assert first_line("upgrade", "status").endswith("next: bring all nodes to one version")
+
+
 def test_a_silent_node_is_next(fake: FakeCluster) -> None:
     """It has to be asked before a level is enabled."""
     fake.bring(2, 2, 2)
