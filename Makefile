@@ -116,6 +116,10 @@ backup: $(VENV) ## destroy a cluster under load and restore it; an account at 20
 upgrade: $(VENV) ## roll the last release to this tree and back under load, leaders on either side (5 min)
 	@$(BIN)/python -m pytest tests/upgrade -s
 
+.PHONY: runbooks
+runbooks: $(VENV) ## do what docs/runbooks say, on real processes to which it has happened (< 10 min)
+	@$(BIN)/python -m pytest tests/runbooks -s
+
 .PHONY: failover
 failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged
 	@$(BIN)/python -m bench.failover

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -62,9 +63,9 @@ async def recover(it: Session, dry_run: DryRunOption = False) -> None:
             await asked.force(lost)
             if it.output is Output.TABLE:
                 typer.echo(f"{describe.shard_name(lost.group)} goes on")
-    job = (await it.operator.rebalance()).job
+    job = await _healing(it)
     line = f"recovered {_names(recovered)} in {time.monotonic() - began_s:.1f} s"
-    it.tell(f"{line}; job {job.id} places new replicas", {**described, "job": job.id})
+    it.tell(f"{line}; job {job} places new replicas", {**described, "job": job})
     if it.output is Output.TABLE:
         _tell_what_next(planned)
 
@@ -115,9 +116,23 @@ def _confirm(planned: Plan) -> None:
 
 async def _end_moves(it: Session, group: int) -> None:
     """A move that began before has chosen replicas of the old group."""
+    from mailraft.wire import errors
+
     for job in await it.operator.jobs(open_only=True):
         if job.spec.HasField("move") and job.spec.move.shard == group:
-            await it.operator.cancel(job.id)
+            with suppress(errors.JobFinishedError):
+                await it.operator.cancel(job.id)
+
+
+async def _healing(it: Session) -> str:
+    """The job that gives shards their replicas back, as far as there are nodes for them."""
+    from mailraft.v1 import job_pb2
+
+    async def begin() -> job_pb2.Job:
+        return (await it.operator.rebalance()).job
+
+    spec = job_pb2.JobSpec(rebalance=job_pb2.RebalanceSpec())
+    return (await it.begun(begin(), spec)).id
 
 
 def _tell_what_next(planned: Plan) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 import commands
+from mailraft.client import AsyncClient
 from mailraft.cluster import ports, recovery
 from mailraft.cluster.child import Child
 from mailraft.cluster.local import LocalCluster, LocalOptions
@@ -29,17 +32,22 @@ class Site:
         self.cluster, self.folder, self.desk = cluster, folder, folder / "desk"
         self.desk.mkdir()
         assert cluster.certs_folder is not None
-        (self.desk / "certs").symlink_to(cluster.certs_folder)
+        shutil.copytree(cluster.certs_folder, self.desk / "certs")
         self._added: dict[int, Child] = {}
         self.taken: list[int] = []
 
-    def rehearsal(self, **names: str) -> Rehearsal:
+    def rehearsal(self, names: Mapping[str, str] = MappingProxyType({})) -> Rehearsal:
         """names: more of what a page says, to what it is here."""
         environment = {"MAILRAFT_SERVER": self.cluster.router_address, "MAILRAFT_CERTS": "certs"}
         return Rehearsal(self.desk, environment, {**self._names(), **names}, self._control)
 
     def _names(self) -> dict[str, str]:
-        found = {"10.0.0.9:7400": self.cluster.router_address, "/srv/backup": str(self.store)}
+        found = {
+            "10.0.0.9:7400": self.cluster.router_address,
+            "/srv/backup": str(self.store),
+            "/etc/mailraft/certs": str(self.cluster.certs_folder),
+            "-o mailraft -g mailraft ": "",  # there is no such user here
+        }
         [*fresh] = ports.choose(2)
         for number, port in zip((4, 5), fresh, strict=True):
             found[f"10.0.0.{number}:7400"] = f"127.0.0.1:{port}"
@@ -52,7 +60,12 @@ class Site:
         """Where backups go."""
         return self.folder / "store"
 
-    async def _control(self, doing: str, node: int) -> None:
+    async def _control(self, doing: str, unit: str) -> None:
+        if unit == "mailraft-router":
+            assert doing == "restart"
+            await self.cluster.restart_router()
+            return
+        node = int(unit.removeprefix("mailraft-node@"))
         if node not in self.cluster.nodes:
             assert doing == "start"
             self._begin(node)
@@ -74,19 +87,39 @@ class Site:
         child = self._added[node] = Child(f"n{node}", ("node", "--config", str(config)), log)
         child.start()
 
-    async def mailraft(self, *arguments: str, expect: int = 0) -> str:
-        """A command that is not on the page."""
+    async def mailraft(self, *arguments: str, expect: int = 0, typed: str = "") -> str:
+        """A command that is not on the page: what it prints, errors too."""
         where = ("--server", self.cluster.router_address, "--certs", str(self.desk / "certs"))
-        return await commands.run(*arguments, *where, expect=expect)
+        return await commands.run(*arguments, *where, expect=expect, typed=typed)
 
     async def map(self) -> cluster_pb2.ClusterMap:
         """The newest."""
         async with self._operator() as operator:
             return await operator.newest_map()
 
-    async def settled(self) -> None:
-        """Wait until every replica of each shard has all that was acknowledged."""
-        await self.mailraft("check", "hash")
+    def client(self) -> AsyncClient:
+        """With the certificates that the operator has."""
+        address, folder = self.cluster.router_address, self.desk / "certs"
+        return AsyncClient(address, certs=folder, deadline_s=30)
+
+    def hand_out(self) -> None:
+        """What is on the operator's machine comes to every host."""
+        assert self.cluster.certs_folder is not None
+        for file in (self.desk / "certs").glob("*"):
+            shutil.copy(file, self.cluster.certs_folder)
+
+    async def until_silent(self, node: int) -> None:
+        """Wait until the controller knows that a node does not answer."""
+        await self.until_alarm(f"node-silent/{node}")
+
+    async def until_alarm(self, wanted: str) -> None:
+        """Wait for an alarm."""
+        async with self._operator() as operator, asyncio.timeout(LOST_S):
+            while True:
+                alarms = (await operator.status()).alarms
+                if any(each.id.startswith(wanted) for each in alarms):
+                    return
+                await asyncio.sleep(0.5)
 
     async def until_lost(self, node: int) -> None:
         """Wait until a node that is left hears no leader of anything any more."""

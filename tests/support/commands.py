@@ -20,8 +20,22 @@ def where(cluster: LocalCluster) -> tuple[str, ...]:
     return ("--server", cluster.router_address, "--certs", str(cluster.certs_folder))
 
 
-async def run(*arguments: str, expect: int = 0, folder: Path | None = None) -> str:
-    """What it prints, run in a folder. Fails on another exit status than `expect`."""
+async def run(*arguments: str, expect: int = 0, folder: Path | None = None, typed: str = "") -> str:
+    """What it prints, run in a folder; of a failure that is expected, its error too. Fails on
+    another exit status than `expect`.
+    """
+    done = await _done(*arguments, expect=expect, folder=folder, typed=typed)
+    return (done.stdout + done.stderr if expect else done.stdout).decode()
+
+
+async def told(*arguments: str, expect: int = 0) -> Any:
+    """The same as JSON."""
+    return json.loads((await _done(*arguments, "-o", "json", expect=expect)).stdout)
+
+
+async def _done(
+    *arguments: str, expect: int, folder: Path | None = None, typed: str = ""
+) -> subprocess.CompletedProcess[bytes]:
     done = await asyncio.to_thread(
         subprocess.run,
         (*COMMAND, *arguments),
@@ -29,14 +43,10 @@ async def run(*arguments: str, expect: int = 0, folder: Path | None = None) -> s
         capture_output=True,
         timeout=DEADLINE_S,
         cwd=folder,
+        input=typed.encode(),
     )
     assert done.returncode == expect, (done.stdout + done.stderr).decode()
-    return done.stdout.decode()
-
-
-async def told(*arguments: str, expect: int = 0) -> Any:
-    """The same as JSON."""
-    return json.loads(await run(*arguments, "-o", "json", expect=expect))
+    return done
 
 
 class Background:
