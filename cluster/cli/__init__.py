@@ -28,6 +28,7 @@ from mailraft.cluster.cli import (
     top,
     unsafe,
     up,
+    upgrade,
 )
 from mailraft.cluster.cli.panels import Panels
 
@@ -61,6 +62,8 @@ app.add_typer(backup.app, name="backup", rich_help_panel=OPERATE)
 app.add_typer(restore.app, name="restore", rich_help_panel=OPERATE)
 app.add_typer(unsafe.app, name="unsafe", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
+app.add_typer(upgrade.app, name="upgrade", rich_help_panel=OPERATE)
+app.add_typer(upgrade.downgrade, name="downgrade", rich_help_panel=OPERATE)
 app.add_typer(config.app, name="config", rich_help_panel=OPERATE)
 app.add_typer(audit.app, name="audit", rich_help_panel=OPERATE)
 app.add_typer(debug.app, name="debug", rich_help_panel=OPERATE)
