@@ -128,6 +128,20 @@ async def test_no_other_certificate_gets_in(ports: Ports, tmp_path: Path) -> Non
                 assert told.split()[0] in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, (port, kind, told)
 
 
+async def test_a_failed_handshake_leaves_a_line(
+    ports: Ports, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of gRPC's own, on standard error, with the reason: nothing of ours sees it."""
+    authority = grpc.ssl_channel_credentials((ports.certs / "ca.pem").read_bytes())
+    override = (("grpc.ssl_target_name_override", "mailraft"),)
+    for address in ports.addresses.values():
+        async with grpc.aio.secure_channel(address, authority, override) as channel:
+            await answer(channel, MAP)
+        told = capfd.readouterr().err
+        assert "Handshake failed" in told
+        assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in told
+
+
 async def test_a_certificate_is_of_one_role_of_ours(ports: Ports, tmp_path: Path) -> None:
     """Signed by the authority, and yet: no OU, one that is no role, two, one within the name."""
     unit, name = NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.COMMON_NAME
