@@ -3,14 +3,17 @@
 When a test here fails: tests/golden/make.py.
 """
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
 
 from golden_samples import FOLDER, covers, sample, stored_types, text_of
+from releases import CHANGELOG, Release, releases
 
 TYPES = {kind.DESCRIPTOR.name: kind for kind in stored_types()}
+ROOT = FOLDER.parents[1]
 FILES = sorted(FOLDER.glob("*/*.hex"))
 
 
@@ -42,3 +45,18 @@ def test_no_stored_type_has_a_map() -> None:
         for field in kind.DESCRIPTOR.fields:
             nested = field.message_type
             assert nested is None or not nested.GetOptions().map_entry, field.full_name
+
+
+@pytest.mark.parametrize(
+    "release", releases(CHANGELOG.read_text("utf-8")), ids=lambda it: it.version
+)
+def test_what_a_release_wrote_is_never_written_again(release: Release) -> None:
+    """Its folder is as it was in the commit of the release."""
+    if release.commit is None:
+        pytest.skip("its commit is recorded with the next one")
+    folder = f"tests/golden/{release.version}"
+    command = ("git", "diff", "--name-only", release.commit, "--", folder)
+    changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if changed.returncode != 0:
+        pytest.skip(f"no history to compare with: {changed.stderr.strip()}")
+    assert changed.stdout == ""
