@@ -132,6 +132,10 @@ rehearse: $(VENV) ## join, drain, decommission, kill, replace, rezone, restart u
 load: $(VENV) ## load a cluster of its own with locust users: REQUESTS=how many, REPORT=page to write
 	@$(BIN)/python -m bench.load --requests $(REQUESTS) --report $(REPORT)
 
+.PHONY: scale
+scale: $(VENV) ## measure more nodes, shards, bytes and callers into docs/scale.md, capacity.md (< 20 min)
+	@PYTHONPATH=tools $(BIN)/python -m bench.scale
+
 .PHONY: large
 large: $(VENV) ## ten uploads of 50 MiB at once: what memory each process takes above idle
 	@$(BIN)/python -m bench.large_messages

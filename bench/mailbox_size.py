@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -299,25 +299,26 @@ class Row:
 
 
 def measure(small: Mailbox, large: Mailbox, rounds: int) -> list[Row]:
-    """Every round does every operation once on both, in an order that changes."""
+    """Every operation on both."""
+    took_us = medians((small, large), rounds)
+    return [Row(name, took_us[name, small.size], took_us[name, large.size]) for name in OPERATIONS]
+
+
+def medians(mailboxes: Sequence[Mailbox], rounds: int) -> dict[tuple[str, int], float]:
+    """Microseconds by operation and size: every round does every operation once on all mailboxes,
+    in an order that changes.
+    """
     took: dict[tuple[str, int], list[float]] = {}
     for number in range(WARM_UP_ROUNDS + rounds):
         for name, prepare in OPERATIONS.items():
-            for mailbox in (small, large) if number % 2 else (large, small):
+            for mailbox in mailboxes if number % 2 else reversed(mailboxes):
                 call = prepare(mailbox)
                 began_s = time.perf_counter()
                 call()
                 took_us = (time.perf_counter() - began_s) * 1e6
                 if number >= WARM_UP_ROUNDS:
                     took.setdefault((name, mailbox.size), []).append(took_us)
-    return [
-        Row(
-            name,
-            statistics.median(took[name, small.size]),
-            statistics.median(took[name, large.size]),
-        )
-        for name in OPERATIONS
-    ]
+    return {key: statistics.median(values) for key, values in took.items()}
 
 
 def arguments() -> argparse.Namespace:

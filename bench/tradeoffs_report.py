@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from bench.tradeoffs_measure import (
     Level,
 )
 
-from bars import Chart, svg
+from bars import Chart, round_ticks, svg
 
 SECTIONS: tuple[tuple[str, Sequence[Level]], ...] = (("Writes", WRITES), ("Reads", READS))
 LATENCY_TICKS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
@@ -129,7 +128,7 @@ def cost_plot(cost: Costs) -> str:
     for title, levels in SECTIONS:
         rates = [(level.name, (median(cost[level].per_s),)) for level in levels]
         heading = f"{title}: calls a second, {CALLERS} callers"
-        charts.append(Chart(heading, ("median slice",), rates, _ticks(rates), ",.0f"))
+        charts.append(Chart(heading, ("median slice",), rates, round_ticks(rates), ",.0f"))
     return svg(charts)
 
 
@@ -151,14 +150,6 @@ def faults_plot(under: Mapping[str, Availabilities]) -> str:
             *chart(silence, lambda each: each.silence_s, range(int(FAULT_S) + 1), ".2f"),
         ]
     )
-
-
-def _ticks(rows: Sequence[tuple[str, Sequence[float]]]) -> Sequence[float]:
-    """Five steps of a round number that hold the greatest value."""
-    greatest = max(max(values) for _, values in rows)
-    magnitude = 10 ** math.floor(math.log10(max(greatest, 1) / 5))
-    step = next(each * magnitude for each in (1, 2, 5, 10) if each * magnitude * 5 >= greatest)
-    return [number * step for number in range(6)]
 
 
 _INTRODUCTION = f"""\

@@ -88,3 +88,11 @@ def svg(charts: Sequence[Chart]) -> str:
         parts += [f'<g transform="translate(0,{top})">', *chart.lines(), "</g>"]
         top += chart.height
     return "\n".join([*parts, "</svg>", ""])
+
+
+def round_ticks(rows: Sequence[tuple[str, Sequence[float]]]) -> Sequence[float]:
+    """Five steps of a round number that hold the greatest value."""
+    greatest = max(max(values) for _, values in rows)
+    magnitude = 10 ** math.floor(math.log10(max(greatest, 1) / 5))
+    step = next(each * magnitude for each in (1, 2, 5, 10) if each * magnitude * 5 >= greatest)
+    return [number * step for number in range(6)]
