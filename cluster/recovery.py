@@ -204,6 +204,11 @@ class Recovery:
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     return None
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise ClusterError(
+                        f"node {node} runs a version that cannot tell what it has",
+                        "bring it to this version first",
+                    ) from None
                 # It is there. Taken for dead it would be given up.
                 raise errors.from_rpc_error(error) from None
             return answer

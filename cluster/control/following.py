@@ -13,6 +13,7 @@ from mailraft.cluster.control.metagroup import MetaGroup
 from mailraft.cluster.errors import MapFileError, TooOldError
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.cluster.meta import state
+from mailraft.node.interfaces import Peer
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
 from mailraft.wire.credentials import AnyCredentials, open_channel
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 APPLIED_WAIT_S = 1.0
 HEARTBEAT_MAX_S = 30.0  # twice what WatchClusterMap promises
 RETRY_S = 0.5
+CATCH_UP_S = 1.0  # a start waits so long for nodes that do not answer
 
 
 class MapFollower:
@@ -44,6 +46,29 @@ class MapFollower:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._own())
             both.create_task(self._others())
+
+    async def catch_up(self) -> None:
+        """Once, before anything of this node serves: take the newest map that another node has.
+
+        This node may have been away for long: given up, with its replicas forced elsewhere. Who
+        does not answer at once is not waited for.
+        """
+        others = [peer for peer in self._maps.peers() if peer.node != self._maps.node]
+        told = await asyncio.gather(*(self._map_of(peer) for peer in others))
+        known = [each for each in told if each is not None]
+        if known:
+            self._install(max(known, key=lambda each: each.epoch))
+
+    async def _map_of(self, peer: Peer) -> cluster_pb2.ClusterMap | None:
+        request = cluster_pb2.GetClusterMapRequest(known_epoch=self._maps.epoch)
+        async with open_channel(peer.address, self._credentials) as channel:
+            stub = cluster_pb2_grpc.ClusterServiceStub(channel)
+            try:
+                answer = await stub.GetClusterMap(request, timeout=CATCH_UP_S)
+            except grpc.aio.AioRpcError:
+                return None
+        told: cluster_pb2.ClusterMap = answer.map
+        return told
 
     async def _own(self) -> None:
         while True:

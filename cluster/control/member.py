@@ -25,7 +25,7 @@ class Member:
         self.node = NodeServer(
             options=options, maps=maps, meta=MetaStateMachine(), extra=self._services
         )
-        self.failed = self.node.failed
+        self.failed, self._address = self.node.failed, options.listen_address
         node, credentials = self.node, options.credentials
         self._meta = MetaGroup(maps, lambda: node.meta, wall_ms=node.wall_ms)
         self.controller = Controller(maps, self._meta, credentials, now_s=node.now_s)
@@ -38,6 +38,9 @@ class Member:
         return self.node.checks()
 
     async def start(self) -> str:
+        await self._follower.catch_up()
+        if self.failed.done():  # it has left, or is too old: there is nothing to serve
+            return self._address
         address = await self.node.start()
         for run in (self._follower.run, self.controller.run):
             self._tasks.append(self._begin(run))

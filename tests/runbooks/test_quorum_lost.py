@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 
 import pytest
 from tests.runbooks.conftest import Site
 from tests.runbooks.mailing import check, delivered, more
 
+from mailraft.node.interfaces import replica_id
 from mailraft.v1 import cluster_pb2
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(400)]
@@ -61,3 +63,32 @@ async def test_nothing_happens_unless_it_is_typed(site: Site) -> None:
     await cluster.wait_ready()
     told = await site.map()
     assert all(each.configuration_version == 1 for each in (told.meta, *told.shards))
+
+
+async def test_lost_nodes_that_come_back_are_out(site: Site) -> None:
+    """With the very folders that they had, and both at once: they are a majority of what was. None
+    of their replicas leads or votes again; what was taken without them stays, and they are filled
+    anew, as other replicas.
+    """
+    cluster = site.cluster
+    async with cluster.client(deadline_s=30) as client:
+        kept = await delivered(client, accounts=2)
+    for node in LOST:
+        cluster.kill(node)
+    await site.until_lost(1)
+    print(await site.mailraft("unsafe", "recover", typed="give up n2 n3\n"))
+    async with cluster.client(deadline_s=30) as client:
+        await more(client, kept)
+    before = {replica_id(node, 1) for node in cluster.nodes}
+    for node in LOST:
+        cluster.start(node)
+    async with cluster.client(deadline_s=30) as client:
+        for _ in range(20):
+            await more(client, kept)
+            leaders = {each.replica_id for each in (await cluster.hints()).values()}
+            assert not leaders & before, "one of before leads"
+            await asyncio.sleep(0.1)
+        await check(client, kept)
+    told = await site.map()
+    for shard in (told.meta, *told.shards):
+        assert not {each.replica_id for each in shard.replicas} & before, "one of before is back"
