@@ -27,6 +27,8 @@ from mailraft.wire.slow_log import EVENT
 LOG_LINES_MAX, LINE_CHARS_MAX = 5_000, 16_384
 SLOW_LINES_MAX, AUDIT_LINES_MAX = 1_000, 2_000
 LIBRARIES = ("grpcio", "protobuf", "rocksdict", "pysyncobj", "zstandard", "uvloop")
+# In the folder of one process; a log of another name is that process'.
+_OF_THEIR_FOLDERS = frozenset({"node.toml", "router.toml", "audit.jsonl"})
 # Settings that name files: where they lie says who runs this.
 _FILES = frozenset({"map_file", "certs_folder", "data_dir", "audit_file", "log_key_file"})
 
@@ -104,8 +106,9 @@ def audit_file_of(file: Path) -> Path | None:
 
 def name_of(file: Path) -> str:
     """What a file is called in the archive: node-1 and n1 are names of processes."""
-    stem = file.name.partition(".")[0]
-    return file.absolute().parent.name if stem in {"node", "router", "audit"} else stem
+    if file.name in _OF_THEIR_FOLDERS:
+        return file.absolute().parent.name
+    return file.name.partition(".")[0]
 
 
 def add_configurations(bundle: Bundle, files: Sequence[Path]) -> None:
@@ -142,6 +145,8 @@ def add_audits(bundle: Bundle, files: Sequence[Path]) -> None:
         try:
             with file.open(encoding="utf-8", errors="replace") as lines:
                 latest = deque((each.rstrip("\n") for each in lines), maxlen=AUDIT_LINES_MAX)
+        except FileNotFoundError:
+            continue  # nothing was audited there yet
         except OSError as error:
             bundle.missing[name] = str(error.strerror)
             continue

@@ -67,11 +67,15 @@ async def hot(
     it.tell(line, described)
     for kind in _KINDS:
         rows: list[tuple[object, ...]] = [
-            (f"s{name}" if kind == "shards" else name, node, f"{rate:.1f}", _share(rate, total_s))
+            (_shown(kind, name), node, f"{rate:.1f}", _share(rate, total_s))
             for rate, name, node in rates[kind]
         ]
         it.table((kind.removesuffix("s").upper(), "NODE", "A SECOND", "SHARE"), rows)
     raise typer.Exit(ExitCode.UNAVAILABLE if asked.silent else ExitCode.OK)
+
+
+def _shown(kind: str, name: str) -> str:
+    return f"s{name}" if kind == "shards" else name.removeprefix("mailraft.internal.v1.")
 
 
 def _rates(

@@ -98,6 +98,12 @@ SETTINGS = (
         _duration,
     ),
     Setting(
+        "undelete_window_ms",
+        "how long expunged mail can be undeleted; 0: 7d",
+        _shown_duration,
+        _duration,
+    ),
+    Setting(
         "default_consistency",
         "level of reads that name none",
         *_level("Consistency", "CONSISTENCY_"),

@@ -39,7 +39,7 @@ async def test_by_the_book(site: Site) -> None:
     cluster.kill(2)
     cluster.start(2)
     pids = [cluster.pid_of(node) for node in cluster.nodes]
-    assert "UNAVAILABLE" in await site.mailraft("check", "health", expect=3)
+    await site.mailraft("check", "health", expect=3)
     async for step in site.rehearsal().run("certificates-expired"):
         if step.command.startswith("until") and pids:
             assert pids == [cluster.pid_of(node) for node in cluster.nodes], "none was restarted"
