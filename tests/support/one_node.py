@@ -120,7 +120,9 @@ class OneNode:
 
     async def _work(self) -> int:
         node = self._node
-        keeper = Housekeeper(node.replicas, now_s=node.now_s, wall_ms=node.wall_ms, settle=node.settle)
+        keeper = Housekeeper(
+            node.replicas, now_s=node.now_s, wall_ms=node.wall_ms, settle=node.settle
+        )
         for turns in range(TURNS_MAX):
             await keeper.turn()
             views = [replica.view for replica in node.replicas()]
