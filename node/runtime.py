@@ -120,7 +120,7 @@ class Runtime:
         await self._room.wait()
 
     def wake(self) -> None:
-        """There is work. It waits for a flush under way, and is taken with the rest; but what others
+        """There is work. It waits for a flush under way, and goes with the rest; but what others
         can do without this node's disk must not wait for it when it is slow.
         """
         if self._flush is None or self.flush_waits_s > FLUSH_PATIENCE_S:
