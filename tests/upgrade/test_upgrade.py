@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
+from tests.faults import armed
 from tests.faults.history import History
 from tests.faults.load import Load
 from tests.faults.rows import judge
@@ -152,6 +153,42 @@ async def finalize_is_refused(
     else:
         with pytest.raises(errors.UnimplementedError):
             await operator.finalize()
+
+
+async def test_snapshots_between_versions(tmp_path: Path, before: Installed) -> None:
+    """A node that lost its disk gets everything from leaders of the other version, either way
+    round: logs are short, so as snapshots.
+    """
+    cluster = VersionedCluster(tmp_path / "cluster", OPTIONS, before.python)
+    cluster.entries_max = armed.ENTRIES_MAX
+    async with cluster:
+        await cluster.wait_ready()
+        async with (
+            Operator(cluster.router_address, cluster.credentials(), deadline_s=30.0) as operator,
+            Load(cluster, seed=14) as load,
+        ):
+            await bring_all(cluster, load, cluster.nodes[:1], TREE)
+            await load.more(OPERATIONS * 4)
+            for python in (before.python, TREE):
+                leading = cluster.running(python)
+                await lead_from(cluster, operator, leading)
+                lost = next(node for node in cluster.nodes if node not in leading)
+                with load.history.fault():
+                    cluster.kill(lost)
+                    shutil.rmtree(cluster.data_folder(lost))
+                    await load.more(OPERATIONS * 2)
+                    cluster.start(lost)
+                    await cluster.wait_ready()
+                    await load.more(OPERATIONS)
+                    await nothing_differs(operator)
+                assert snapshots_taken(cluster.child(lost).log_path)
+            await lead_from_all(cluster, operator)
+            await judge(f"11 snapshots between {before.version} and this tree", cluster, load)
+
+
+def snapshots_taken(log: Path) -> int:
+    """How many snapshots a node has installed, by its log."""
+    return log.read_text("utf-8").count(" is live")
 
 
 async def test_after_finalize_a_node_cannot_go_back(

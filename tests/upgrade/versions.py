@@ -7,6 +7,8 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
+from tests.faults import armed
+
 from mailraft.cluster import mapfile
 from mailraft.cluster.child import Child
 from mailraft.cluster.local import LocalCluster, LocalOptions
@@ -21,7 +23,9 @@ LEADERS_DEADLINE_S = 15.0
 
 
 class VersionedChild(Child):
-    """Runs by `python` from its next start on."""
+    """Runs by `python` from its next start on. entries_max: its log is that short."""
+
+    entries_max = 0
 
     def __init__(self, name: str, arguments: Sequence[str], log_path: Path, python: Path) -> None:
         super().__init__(name, arguments, log_path)
@@ -31,12 +35,20 @@ class VersionedChild(Child):
     def start(self) -> None:
         # -I: nothing of this tree's environment reaches the release.
         alone = "-P" if self.python == TREE else "-I"
-        self._command = (str(self.python), alone, "-m", "mailraft.cluster.cli", *self._arguments)
+        how = ["-m", armed.CLI]
+        if self.entries_max:
+            how = [armed.__file__, "", "", str(self.entries_max), armed.CLI]
+        self._command = (str(self.python), alone, *how, *self._arguments)
         super().start()
 
 
 class VersionedCluster(LocalCluster):
-    """Begins with all processes of one version, on a map as the last release makes it."""
+    """Begins with all processes of one version, on a map as the last release makes it.
+
+    entries_max: nodes keep logs that are this short; 0: as long as they want.
+    """
+
+    entries_max = 0
 
     def __init__(self, folder: Path, options: LocalOptions, python: Path) -> None:
         super().__init__(folder, options)
@@ -68,12 +80,14 @@ class VersionedCluster(LocalCluster):
         return port
 
     def _make_node(self, node: int) -> Child:
-        return self._versioned(super()._make_node(node))
+        child = self._versioned(super()._make_node(node))
+        child.entries_max = self.entries_max
+        return child
 
     def _make_router(self) -> Child:
         return self._versioned(super()._make_router())
 
-    def _versioned(self, child: Child) -> Child:
+    def _versioned(self, child: Child) -> VersionedChild:
         arguments = child._command[4:-1]
         return VersionedChild(child.name, arguments, child.log_path, self._python)
 
