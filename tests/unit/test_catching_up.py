@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from mailraft.cluster.control.following import CATCH_UP_S, MapFollower
+from mailraft.cluster.control.member import Member
 from mailraft.cluster.control.metagroup import MetaGroup
 from mailraft.cluster.errors import TooOldError
 from mailraft.cluster.maps import ClusterMaps
+from mailraft.node.server import NodeOptions
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
 from mailraft.wire.credentials import Insecure
 from meta_driver import REMOVED, first_map
@@ -93,3 +97,23 @@ async def test_alone_it_begins_with_what_it_has() -> None:
     maps = ClusterMaps(first, 1)
     assert not await caught_up(maps)
     assert maps.epoch == first.epoch
+
+
+async def test_a_process_of_such_a_node_ends_in_good_order(tmp_path: Path) -> None:
+    """It opens no folder and no port, and its end is no error."""
+    first = first_map(count=2)
+    newer = copy_of(first, 8)
+    newer.nodes[0].state = REMOVED
+    async with serving(newer) as other:
+        first.nodes[1].address = other
+        options = NodeOptions(
+            data_dir=tmp_path / "data",
+            listen_address="127.0.0.1:0",
+            credentials=Insecure(),
+            registry=CollectorRegistry(),
+        )
+        member = Member(options, ClusterMaps(first, 1))
+        await member.start()
+        await member.failed  # without an error
+        await member.stop(0.1)
+    assert not (tmp_path / "data").exists()
