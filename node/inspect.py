@@ -47,12 +47,13 @@ class InspectService(inspect_service_pb2_grpc.InspectServiceServicer):
     async def Hot(  # noqa: N802  # the name of the RPC
         self, request: inspect_service_pb2.HotRequest, context: Context
     ) -> inspect_service_pb2.HotResponse:
-        return self._told(request, lambda name: pseudonym(name, self._account_key))
+        told = self._hottest(request.count, lambda name: pseudonym(name, self._account_key))
+        return inspect_service_pb2.HotResponse(hottest=told)
 
     async def HotNamed(  # noqa: N802  # the name of the RPC
-        self, request: inspect_service_pb2.HotRequest, context: Context
-    ) -> inspect_service_pb2.HotResponse:
-        return self._told(request, str)
+        self, request: inspect_service_pb2.HotNamedRequest, context: Context
+    ) -> inspect_service_pb2.HotNamedResponse:
+        return inspect_service_pb2.HotNamedResponse(hottest=self._hottest(request.count, str))
 
     async def Ping(  # noqa: N802  # the name of the RPC
         self, request: inspect_service_pb2.PingRequest, context: Context
@@ -78,10 +79,8 @@ class InspectService(inspect_service_pb2_grpc.InspectServiceServicer):
             self._measuring = False
         return told
 
-    def _told(
-        self, request: inspect_service_pb2.HotRequest, name: Callable[[str], str]
-    ) -> inspect_service_pb2.HotResponse:
-        count = min(request.count or HOT_COUNT, HOT_COUNT_MAX)
+    def _hottest(self, wanted: int, name: Callable[[str], str]) -> inspect_service_pb2.Hottest:
+        count = min(wanted or HOT_COUNT, HOT_COUNT_MAX)
         window = self._hot.latest()
 
         def most(top: Top, name: Callable[[str], str] = str) -> list[inspect_service_pb2.HotItem]:
@@ -90,7 +89,7 @@ class InspectService(inspect_service_pb2_grpc.InspectServiceServicer):
                 for key, met in top.counts.most_common(count)
             ]
 
-        return inspect_service_pb2.HotResponse(
+        return inspect_service_pb2.Hottest(
             node_id=self._view.node,
             interval_ms=round(window.length_s * 1000),
             total=window.total,

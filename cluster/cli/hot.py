@@ -45,13 +45,14 @@ async def hot(
     from mailraft.internal.v1 import inspect_service_pb2, inspect_service_pb2_grpc
 
     told = await it.operator.map()
-    request = inspect_service_pb2.HotRequest(cluster_id=told.cluster_id, count=count)
 
-    async def ask(channel: grpc.aio.Channel) -> inspect_service_pb2.HotResponse:
+    async def ask(channel: grpc.aio.Channel) -> inspect_service_pb2.Hottest:
         stub = inspect_service_pb2_grpc.InspectServiceStub(channel)
-        call = stub.HotNamed if names else stub.Hot
-        answer: inspect_service_pb2.HotResponse = await call(request, timeout=ASK_S_MAX)
-        return answer
+        if names:
+            by_name = inspect_service_pb2.HotNamedRequest(cluster_id=told.cluster_id, count=count)
+            return (await stub.HotNamed(by_name, timeout=ASK_S_MAX)).hottest
+        request = inspect_service_pb2.HotRequest(cluster_id=told.cluster_id, count=count)
+        return (await stub.Hot(request, timeout=ASK_S_MAX)).hottest
 
     asked = await ask_nodes(told, it.connection.credentials, ask)
     rates = {kind: _rates(asked, kind)[:count] for kind in _KINDS}
@@ -78,9 +79,7 @@ def _shown(kind: str, name: str) -> str:
     return f"s{name}" if kind == "shards" else name.removeprefix("mailraft.internal.v1.")
 
 
-def _rates(
-    asked: Asked[inspect_service_pb2.HotResponse], kind: str
-) -> list[tuple[float, str, str]]:
+def _rates(asked: Asked[inspect_service_pb2.Hottest], kind: str) -> list[tuple[float, str, str]]:
     """The most first, each with the nodes that serve it."""
     rates: dict[str, float] = defaultdict(float)
     nodes: dict[str, list[str]] = defaultdict(list)

@@ -117,8 +117,8 @@ async def test_accounts_are_told_as_in_log_lines_unless_asked(nodes: Nodes) -> N
     key = nodes.running[leader]._options.account_key
     async with open_channel(nodes.map.nodes[leader - 1].address, Insecure()) as channel:
         stub = inspect_service_pb2_grpc.InspectServiceStub(channel)
-        told = await stub.Hot(pb.HotRequest())
-        named = await stub.HotNamed(pb.HotRequest())
+        told = (await stub.Hot(pb.HotRequest())).hottest
+        named = (await stub.HotNamed(pb.HotNamedRequest())).hottest
     assert [each.name for each in told.accounts] == [pseudonym("alice", key)]
     assert b"alice" not in told.SerializeToString()
     assert [(each.name, each.count) for each in named.accounts] == [("alice", 6)]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*mailraft/internal/v1/inspect_service.proto\x12\x14mailraft.internal.v1\"/\n\nHotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xd2\x01\n\x0bHotResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x13\n\x0binterval_ms\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12/\n\x08\x61\x63\x63ounts\x18\x04 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\x12-\n\x06shards\x18\x05 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\x12.\n\x07methods\x18\x06 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\"&\n\x07HotItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\r\n\x0bPingRequest\"\x0e\n\x0cPingResponse\"4\n\x0eMeasureRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06rounds\x18\x02 \x01(\r\"f\n\x0fMeasureResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07sync_us\x18\x02 \x03(\r\x12\x31\n\x05peers\x18\x03 \x03(\x0b\x32\".mailraft.internal.v1.PeerMeasured\"E\n\x0cPeerMeasured\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x15\n\rround_trip_us\x18\x02 \x03(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t2\xd4\x02\n\x0eInspectService\x12J\n\x03Hot\x12 .mailraft.internal.v1.HotRequest\x1a!.mailraft.internal.v1.HotResponse\x12O\n\x08HotNamed\x12 .mailraft.internal.v1.HotRequest\x1a!.mailraft.internal.v1.HotResponse\x12M\n\x04Ping\x12!.mailraft.internal.v1.PingRequest\x1a\".mailraft.internal.v1.PingResponse\x12V\n\x07Measure\x12$.mailraft.internal.v1.MeasureRequest\x1a%.mailraft.internal.v1.MeasureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*mailraft/internal/v1/inspect_service.proto\x12\x14mailraft.internal.v1\"/\n\nHotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"=\n\x0bHotResponse\x12.\n\x07hottest\x18\x01 \x01(\x0b\x32\x1d.mailraft.internal.v1.Hottest\"4\n\x0fHotNamedRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"B\n\x10HotNamedResponse\x12.\n\x07hottest\x18\x01 \x01(\x0b\x32\x1d.mailraft.internal.v1.Hottest\"\xce\x01\n\x07Hottest\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x13\n\x0binterval_ms\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12/\n\x08\x61\x63\x63ounts\x18\x04 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\x12-\n\x06shards\x18\x05 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\x12.\n\x07methods\x18\x06 \x03(\x0b\x32\x1d.mailraft.internal.v1.HotItem\"&\n\x07HotItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\r\n\x0bPingRequest\"\x0e\n\x0cPingResponse\"4\n\x0eMeasureRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06rounds\x18\x02 \x01(\r\"f\n\x0fMeasureResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x0f\n\x07sync_us\x18\x02 \x03(\r\x12\x31\n\x05peers\x18\x03 \x03(\x0b\x32\".mailraft.internal.v1.PeerMeasured\"E\n\x0cPeerMeasured\x12\x0f\n\x07node_id\x18\x01 \x01(\r\x12\x15\n\rround_trip_us\x18\x02 \x03(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t2\xde\x02\n\x0eInspectService\x12J\n\x03Hot\x12 .mailraft.internal.v1.HotRequest\x1a!.mailraft.internal.v1.HotResponse\x12Y\n\x08HotNamed\x12%.mailraft.internal.v1.HotNamedRequest\x1a&.mailraft.internal.v1.HotNamedResponse\x12M\n\x04Ping\x12!.mailraft.internal.v1.PingRequest\x1a\".mailraft.internal.v1.PingResponse\x12V\n\x07Measure\x12$.mailraft.internal.v1.MeasureRequest\x1a%.mailraft.internal.v1.MeasureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HOTREQUEST']._serialized_start=68
   _globals['_HOTREQUEST']._serialized_end=115
-  _globals['_HOTRESPONSE']._serialized_start=118
-  _globals['_HOTRESPONSE']._serialized_end=328
-  _globals['_HOTITEM']._serialized_start=330
-  _globals['_HOTITEM']._serialized_end=368
-  _globals['_PINGREQUEST']._serialized_start=370
-  _globals['_PINGREQUEST']._serialized_end=383
-  _globals['_PINGRESPONSE']._serialized_start=385
-  _globals['_PINGRESPONSE']._serialized_end=399
-  _globals['_MEASUREREQUEST']._serialized_start=401
-  _globals['_MEASUREREQUEST']._serialized_end=453
-  _globals['_MEASURERESPONSE']._serialized_start=455
-  _globals['_MEASURERESPONSE']._serialized_end=557
-  _globals['_PEERMEASURED']._serialized_start=559
-  _globals['_PEERMEASURED']._serialized_end=628
-  _globals['_INSPECTSERVICE']._serialized_start=631
-  _globals['_INSPECTSERVICE']._serialized_end=971
+  _globals['_HOTRESPONSE']._serialized_start=117
+  _globals['_HOTRESPONSE']._serialized_end=178
+  _globals['_HOTNAMEDREQUEST']._serialized_start=180
+  _globals['_HOTNAMEDREQUEST']._serialized_end=232
+  _globals['_HOTNAMEDRESPONSE']._serialized_start=234
+  _globals['_HOTNAMEDRESPONSE']._serialized_end=300
+  _globals['_HOTTEST']._serialized_start=303
+  _globals['_HOTTEST']._serialized_end=509
+  _globals['_HOTITEM']._serialized_start=511
+  _globals['_HOTITEM']._serialized_end=549
+  _globals['_PINGREQUEST']._serialized_start=551
+  _globals['_PINGREQUEST']._serialized_end=564
+  _globals['_PINGRESPONSE']._serialized_start=566
+  _globals['_PINGRESPONSE']._serialized_end=580
+  _globals['_MEASUREREQUEST']._serialized_start=582
+  _globals['_MEASUREREQUEST']._serialized_end=634
+  _globals['_MEASURERESPONSE']._serialized_start=636
+  _globals['_MEASURERESPONSE']._serialized_end=738
+  _globals['_PEERMEASURED']._serialized_start=740
+  _globals['_PEERMEASURED']._serialized_end=809
+  _globals['_INSPECTSERVICE']._serialized_start=812
+  _globals['_INSPECTSERVICE']._serialized_end=1162
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,69 @@ Global___HotRequest: _TypeAlias = HotRequest  # noqa: Y015
 class HotResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    HOTTEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hottest(self) -> Global___Hottest: ...
+    def __init__(
+        self,
+        *,
+        hottest: Global___Hottest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hottest", b"hottest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hottest", b"hottest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HotResponse: _TypeAlias = HotResponse  # noqa: Y015
+
+@_typing.final
+class HotNamedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    count: _builtins.int
+    """As of HotRequest."""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HotNamedRequest: _TypeAlias = HotNamedRequest  # noqa: Y015
+
+@_typing.final
+class HotNamedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOTTEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hottest(self) -> Global___Hottest: ...
+    def __init__(
+        self,
+        *,
+        hottest: Global___Hottest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hottest", b"hottest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hottest", b"hottest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HotNamedResponse: _TypeAlias = HotNamedResponse  # noqa: Y015
+
+@_typing.final
+class Hottest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     NODE_ID_FIELD_NUMBER: _builtins.int
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
@@ -80,7 +143,7 @@ class HotResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HotResponse: _TypeAlias = HotResponse  # noqa: Y015
+Global___Hottest: _TypeAlias = Hottest  # noqa: Y015
 
 @_typing.final
 class HotItem(_message.Message):

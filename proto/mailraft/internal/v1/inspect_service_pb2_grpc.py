@@ -41,8 +41,8 @@ class InspectServiceStub:
                 _registered_method=True)
         self.HotNamed = channel.unary_unary(
                 '/mailraft.internal.v1.InspectService/HotNamed',
-                request_serializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotRequest.SerializeToString,
-                response_deserializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotResponse.FromString,
+                request_serializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedRequest.SerializeToString,
+                response_deserializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedResponse.FromString,
                 _registered_method=True)
         self.Ping = channel.unary_unary(
                 '/mailraft.internal.v1.InspectService/Ping',
@@ -99,8 +99,8 @@ def add_InspectServiceServicer_to_server(servicer, server):
             ),
             'HotNamed': grpc.unary_unary_rpc_method_handler(
                     servicer.HotNamed,
-                    request_deserializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotRequest.FromString,
-                    response_serializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotResponse.SerializeToString,
+                    request_deserializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedRequest.FromString,
+                    response_serializer=mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedResponse.SerializeToString,
             ),
             'Ping': grpc.unary_unary_rpc_method_handler(
                     servicer.Ping,
@@ -165,8 +165,8 @@ class InspectService:
             request,
             target,
             '/mailraft.internal.v1.InspectService/HotNamed',
-            mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotRequest.SerializeToString,
-            mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotResponse.FromString,
+            mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedRequest.SerializeToString,
+            mailraft_dot_internal_dot_v1_dot_inspect__service__pb2.HotNamedResponse.FromString,
             options,
             channel_credentials,
             insecure,

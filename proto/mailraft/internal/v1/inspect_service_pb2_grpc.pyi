@@ -35,7 +35,7 @@ class InspectServiceStub:
     """What the calls that this node served lately were about. Accounts are told as log lines tell
     them: by a keyed hash.
     """
-    HotNamed: _grpc.UnaryUnaryMultiCallable[_inspect_service_pb2.HotRequest, _inspect_service_pb2.HotResponse]
+    HotNamed: _grpc.UnaryUnaryMultiCallable[_inspect_service_pb2.HotNamedRequest, _inspect_service_pb2.HotNamedResponse]
     """The same with the accounts' own names."""
     Ping: _grpc.UnaryUnaryMultiCallable[_inspect_service_pb2.PingRequest, _inspect_service_pb2.PingResponse]
     """Answers at once."""
@@ -51,7 +51,7 @@ class InspectServiceAsyncStub(InspectServiceStub):
     """What the calls that this node served lately were about. Accounts are told as log lines tell
     them: by a keyed hash.
     """
-    HotNamed: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.HotRequest, _inspect_service_pb2.HotResponse]  # type: ignore[assignment]
+    HotNamed: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.HotNamedRequest, _inspect_service_pb2.HotNamedResponse]  # type: ignore[assignment]
     """The same with the accounts' own names."""
     Ping: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.PingRequest, _inspect_service_pb2.PingResponse]  # type: ignore[assignment]
     """Answers at once."""
@@ -74,9 +74,9 @@ class InspectServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def HotNamed(
         self,
-        request: _inspect_service_pb2.HotRequest,
+        request: _inspect_service_pb2.HotNamedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_inspect_service_pb2.HotResponse, _abc.Awaitable[_inspect_service_pb2.HotResponse]]:
+    ) -> _typing.Union[_inspect_service_pb2.HotNamedResponse, _abc.Awaitable[_inspect_service_pb2.HotNamedResponse]]:
         """The same with the accounts' own names."""
 
     @_abc_1.abstractmethod
