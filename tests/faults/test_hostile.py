@@ -4,17 +4,27 @@ processes. `make hostile` sends 100,000; HOSTILE says how many else.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tomllib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from tests.faults.rows import note
 
 import fuzzing
-from hostile_storm import Storm, Targets
+import hostile_ports
+from hostile_storm import DELIVER, Storm, Targets
+from mailraft.cluster import certs
+from mailraft.cluster.addresses import split_address
 from mailraft.cluster.checks import Checks
-from mailraft.cluster.local import LocalCluster
+from mailraft.cluster.local import LocalCluster, LocalOptions
+from mailraft.wire import limits
+from mailraft.wire.access import Role
+from mailraft.wire.credentials import Credentials, open_channel
 
 pytestmark = [pytest.mark.timeout(0), pytest.mark.slow]
 
@@ -81,6 +91,73 @@ async def test_hostile_input_at_every_port(cluster: LocalCluster) -> None:
     await calm(cluster)
     grown = max(after[name] - before[name] for name in pids)
     note("14 hostile input", f"{tally.sent.total():,} calls, memory +{grown:.0f} MiB at most")
+
+
+async def test_memory_under_what_is_never_finished(tmp_path: Path) -> None:
+    """Connections that say nothing, thousands of calls with half a request, and as many large
+    requests at once as one caller can send: no process grows by more than it may, and others are
+    served meanwhile.
+    """
+    async with LocalCluster(tmp_path / "one", LocalOptions(nodes=1, shards=2)) as cluster:
+        await cluster.wait_ready()
+        pids = {child.name: child.pid for child in cluster.children()}
+        certs.issue(cluster.folder / "certs", "greedy", Role.SERVICE)
+        ports = [cluster.router_address, cluster.map.nodes[0].address]
+        async with cluster.client() as client:
+            await client.create_account("calm")
+            for what in (silent, halves, large):
+                before = {name: resident_mib(pid) for name, pid in pids.items()}
+                told = await asyncio.gather(*(what(cluster, address) for address in ports))
+                grown = {name: resident_mib(pid) - before[name] for name, pid in pids.items()}
+                said = ", ".join(f"{name} +{mib:.0f} MiB" for name, mib in grown.items())
+                print(f"{what.__name__}: {told} {said}")
+                assert max(grown.values()) < GROWTH_MAX_MIB
+                await client.get_account("calm")
+        for child in cluster.children():
+            child.check_running()
+
+
+async def silent(_: LocalCluster, address: str) -> str:
+    """Connections without a word."""
+    host, port = split_address(address)
+    held = [await asyncio.open_connection(host, port) for _ in range(500)]
+    await asyncio.sleep(1.0)
+    for _, writer in held:
+        writer.transport.abort()
+    return f"{len(held)} connections"
+
+
+async def halves(cluster: LocalCluster, address: str) -> str:
+    """Calls with the beginning of a message of 4 MiB."""
+    assert cluster.certs_folder is not None
+    session = hostile_ports.tls(cluster.certs_folder, "greedy")
+    said = hostile_ports.half_sent(DELIVER, 500, limits.RPC_MAX_BYTES, 100)
+    host, port = split_address(address)
+    held = []
+    for _ in range(10):
+        _, writer = await asyncio.open_connection(
+            host, port, ssl=session, server_hostname="mailraft"
+        )
+        writer.write(said)
+        held.append(writer)
+    await asyncio.sleep(2.0)
+    for writer in held:
+        writer.transport.abort()
+    return f"{500 * len(held)} calls"
+
+
+async def large(cluster: LocalCluster, address: str) -> str:
+    """Messages of nearly 4 MiB, that are no good, all at once."""
+    assert cluster.certs_folder is not None
+    shown = Credentials(cluster.certs_folder, "greedy")
+    request = b"\xff" * (limits.RPC_MAX_BYTES - 1)
+    async with open_channel(address, shown) as channel:
+        untyped: Any = channel
+        calls = [untyped.unary_unary(DELIVER)(request, timeout=30.0) for _ in range(200)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+    codes = Counter(each.code().name for each in failed if isinstance(each, grpc.aio.AioRpcError))
+    assert codes.total() == len(calls)
+    return f"{len(calls)} calls {dict(codes)}"
 
 
 async def calm(cluster: LocalCluster) -> None:

@@ -37,6 +37,29 @@ def over_http2(payload: bytes) -> list[bytes]:
     ]
 
 
+def half_sent(path: str, calls: int, message_bytes: int, sent_bytes: int) -> bytes:
+    """A connection that begins so many gRPC calls, each with the head of a message and no more."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "https",
+        ":path": path,
+        ":authority": "mailraft",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(  # RFC 7541 section 6.2.2, without compression
+        b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()
+        for name, value in headers.items()
+    )
+    head = b"\0" + message_bytes.to_bytes(4) + b"x" * sent_bytes
+    said = HTTP2_PREFACE + _EMPTY_SETTINGS
+    for number in range(calls):
+        stream = (2 * number + 1).to_bytes(4)
+        said += len(block).to_bytes(3) + b"\x01\x04" + stream + block
+        said += len(head).to_bytes(3) + b"\x00\x00" + stream + head
+    return said
+
+
 def over_http1(payload: bytes) -> list[bytes]:
     """The payload as body, as header and as path of requests."""
     line = payload.replace(b"\r", b" ").replace(b"\n", b" ")
