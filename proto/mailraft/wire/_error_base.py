@@ -108,6 +108,9 @@ class MailraftError(Exception):
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: MailraftError) -> NoReturn:
     """End a grpc.aio call with this error."""
+    # Frames that it came through hold the request, and it: a cycle, which lasts until garbage is
+    # collected.
+    error.__traceback__ = error.__context__ = None
     message = error.message[:MESSAGE_MAX_CHARS]
     await context.abort(error.code, message, error.trailing_metadata())
 

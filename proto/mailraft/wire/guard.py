@@ -138,9 +138,7 @@ class Guard(Interceptor):
                 with self._callers.held(share, len(raw)):
                     yield self._narrowed(method, raw, caller, share, context)
         except errors.MailraftError as error:
-            # The request would be kept until garbage is collected: abort's own exception has this
-            # one as its context, whose frames have the bytes.
-            raw, error.__traceback__, error.__context__ = b"", None, None
+            raw = b""  # the exception of abort holds this frame for a while
             self._tell(method.path, caller, context, error)
             if not taken:
                 await drain(_unparsed(context))
