@@ -63,7 +63,7 @@ def main() -> int:
     print(report.aims_table(rows, results.samples))
     report.write(rows, results, place)
     print(f"written to {place.name}/compare.md after {results.took_s:.0f} s")
-    return 0
+    return 1 if results.failed else 0
 
 
 if __name__ == "__main__":

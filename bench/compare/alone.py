@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench import failover
@@ -20,7 +20,7 @@ from bench.compare.results import Found, Scale
 from bench.compare.rows import OURS
 from bench.compare.worker import Worker
 
-from mailraft.client import AsyncClient, Consistency
+from mailraft.client import AsyncClient, Consistency, MailraftError
 from mailraft.cluster.levels import LogLevel
 from mailraft.cluster.local import LocalCluster, LocalOptions
 
@@ -29,6 +29,7 @@ REST_S = 2.0
 # Of the store that is restarted: bytes of mail first, then small messages up to the number.
 APPENDERS = 12
 MAILS_PER_APPEND = 100
+FILL_S_MAX = 600.0
 SMALL_BYTES = 200
 SMALL_PER_APPEND = 250
 STORED = ("*.sst", "*.blob")
@@ -121,15 +122,22 @@ async def stored(folder: Path, scale: Scale) -> Found:
                 await client.create_account(account_of(mailbox))
             filling = _Filling(client)
             mail_bytes, count = await filling.mail(scale.stored_bytes)
+            # What was in memory only, and in its log, is in tables once a node was started again.
+            node = cluster.nodes[0]
+            await _restart(cluster, client, node)
             await machine.settled(folder)
-            data = cluster.data_folder(cluster.nodes[0])
-            files = [path for pattern in STORED for path in data.rglob(pattern)]
-            found["size"][OURS].append(sum(path.stat().st_size for path in files) / mail_bytes)
+            found["size"][OURS].append(_stored_bytes(cluster.data_folder(node)) / mail_bytes)
             await filling.small(scale.stored_messages - count)
             await machine.settled(folder)
             for number in range(scale.restarts):
                 node = cluster.nodes[number % len(cluster.nodes)]
                 found["restart"][OURS].append(await _restart(cluster, client, node))
+    return found
+
+
+def _stored_bytes(data: Path) -> int:
+    found = sum(path.stat().st_size for each in STORED for path in data.rglob(each))
+    assert found > 0, "nothing is in tables"
     return found
 
 
@@ -153,7 +161,7 @@ class _Filling:
             count += len(batch)
             return sum(map(len, batch))
 
-        await work.run_units(Work(APPENDERS, call), least_bytes)
+        await self._all(call, least_bytes)
         return done_bytes, count
 
     async def small(self, least: int) -> None:
@@ -170,7 +178,12 @@ class _Filling:
             await self._append(batch)
             return len(batch)
 
-        await work.run_units(Work(APPENDERS, call), least)
+        await self._all(call, least)
+
+    async def _all(self, call: Callable[[int], Awaitable[int]], units: int) -> None:
+        """Raises TimeoutError when it takes too long."""
+        async with asyncio.timeout(FILL_S_MAX):
+            await work.run_units(Work(APPENDERS, call), units, (MailraftError,))
 
     async def _append(self, batch: Sequence[bytes]) -> None:
         self._appends += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import os
 import platform
 import subprocess
@@ -15,7 +14,7 @@ from bench.compare.results import Results
 from bench.compare.rows import OURS, Row, Samples, Verdict, verdicts
 from bench.compare.work import Slice
 
-from bars import Chart, svg
+from bars import Chart, round_ticks, svg
 
 NAMES = {
     "mailraft": "mailraft",
@@ -72,6 +71,7 @@ def markdown(rows: Sequence[Row], results: Results, of: str, day: dt.date) -> st
         "## Aims\n",
         "![how near each aim is](compare-aims.svg)\n",
         aims_table(rows, results.samples),
+        *(f"Not measured: {name}: {why}\n" for name, why in results.failed.items()),
         _AIMS_READING,
         "## Figures\n",
         "![figures of each row](compare-figures.svg)\n",
@@ -182,16 +182,9 @@ def figures_plot(rows: Sequence[Row], samples: Samples) -> str:
         bars = [(NAMES[peer], (row.told(found[peer]),)) for peer in NAMES if found.get(peer)]
         if len(bars) > 1:
             heading = f"{row.title}, {row.unit}"
-            top = max(values[0] for _, values in bars)
-            charts.append(Chart(heading, (), bars, _ticks(top), f",.{row.digits}f"))
+            ticks = [round(tick, 6) for tick in round_ticks(bars)]
+            charts.append(Chart(heading, (), bars, ticks, f",.{row.digits}f"))
     return svg(charts)
-
-
-def _ticks(greatest: float) -> Sequence[float]:
-    """Five steps of a round number that hold the greatest value."""
-    magnitude = 10.0 ** math.floor(math.log10(max(greatest, 1e-3) / 5))
-    step = next(each * magnitude for each in (1, 2, 5, 10) if each * magnitude * 5 >= greatest)
-    return [round(number * step, 6) for number in range(6)]
 
 
 _INTRODUCTION = """\

@@ -42,10 +42,13 @@ QUICK = Scale(
 
 @dataclass(slots=True)
 class Results:
-    """What was measured so far. slices: by work and peer; peers: what ran, by its name."""
+    """What was measured so far. slices: by work and peer; peers: what ran, by its name; failed:
+    rows that could not be measured, and why.
+    """
 
     scale: Scale
     peers: dict[str, str] = field(default_factory=dict)
     samples: Found = field(default_factory=dict)
     slices: dict[str, dict[str, list[Slice]]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     took_s: float = 0.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from bench.compare import alone, machine
@@ -47,23 +49,30 @@ class Run:
         self._rows = {row.name: row for row in rows}
         self._workers: dict[str, Worker] = {}
         self.results = Results(scale)
+        self._began_s = time.monotonic()
 
     async def everything(self) -> Results:
-        began_s = time.monotonic()
-        try:
-            async with AsyncExitStack() as stack:
-                await self._start(stack)
-                works = list(dict.fromkeys(row.work for row in self._rows.values() if row.work))
-                for name in works:
-                    await self._slices(name)
-                    self._told(began_s)
-                await self._alone(began_s)
-            if {"size", "restart"} & self._rows.keys():
-                print("filling a store", flush=True)
-                self._add(await alone.stored(make_folder(self._folder / "stored"), self._scale))
-        finally:
-            self._told(began_s)
+        """All rows. One that fails is told, and the others go on."""
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            works = dict.fromkeys(row.work for row in self._rows.values() if row.work)
+            for name in works:
+                await self._part(name, partial(self._slices, name))
+            await self._alone()
+        if {"size", "restart"} & self._rows.keys():
+            folder = make_folder(self._folder / "stored")
+            await self._part("stored", lambda: alone.stored(folder, self._scale))
         return self.results
+
+    async def _part(self, name: str, measure: Callable[[], Awaitable[Found]]) -> None:
+        print(name, flush=True)
+        try:
+            self.results.samples.update(await measure())
+        except Exception as error:  # noqa: BLE001  # half an hour of other rows is worth having
+            traceback.print_exc()
+            self.results.failed[name] = f"{type(error).__name__}: {error}"
+        self.results.took_s = time.monotonic() - self._began_s
+        self._tell(self.results)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         for name, server in self._servers.items():
@@ -78,7 +87,7 @@ class Run:
             self.results.peers[name] = f"{server.title} ({version})" if version else server.title
             print(f"{name} is up and filled: {time.monotonic() - began_s:.0f} s", flush=True)
 
-    async def _slices(self, name: str) -> None:
+    async def _slices(self, name: str) -> Found:
         """Each round one slice of each peer; who begins changes."""
         peers = [peer for peer in self._servers if name in self._workers[peer].works]
         for peer in peers:
@@ -88,11 +97,13 @@ class Run:
             first = number % len(peers)
             for peer in (*peers[first:], *peers[:first]):
                 found.setdefault(peer, []).append(await self._slice(name, peer))
+        figures: Found = {}
         for row in self._rows.values():
             if row.work == name and row.figure is not None:
-                self._add(
-                    {row.name: {p: [row.figure(each) for each in s] for p, s in found.items()}}
-                )
+                figures[row.name] = {
+                    peer: [row.figure(each) for each in slices] for peer, slices in found.items()
+                }
+        return figures
 
     async def _slice(self, name: str, peer: str) -> Slice:
         pids = self._servers[peer].pids()
@@ -110,7 +121,7 @@ class Run:
         )
         return measured
 
-    async def _alone(self, began_s: float) -> None:
+    async def _alone(self) -> None:
         """The rows for which all peers stay up."""
         ours, etcd = self._servers[OURS], self._servers.get("etcd")
         assert isinstance(ours, MailraftServer)
@@ -122,18 +133,9 @@ class Run:
             "tls128": lambda: alone.tls(workers[OURS], folder, scale),
             "failover": lambda: alone.failovers(ours, etcd, scale),
         }
-        for name, part in parts.items():
+        for name, measure in parts.items():
             if name in self._rows:
-                print(self._rows[name].title, flush=True)
-                self._add(await part())
-                self._told(began_s)
-
-    def _add(self, found: Found) -> None:
-        self.results.samples.update(found)
-
-    def _told(self, began_s: float) -> None:
-        self.results.took_s = time.monotonic() - began_s
-        self._tell(self.results)
+                await self._part(name, measure)
 
 
 def _version(command: Sequence[str]) -> str:

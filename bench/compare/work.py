@@ -14,6 +14,7 @@ from bench.failover import percentile
 
 Errors = tuple[type[Exception], ...]
 FAILED_MAX = 10_000
+FAILED_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ async def run_units(work: Work, units: int, errors: Errors = ()) -> int:
                 failed += 1
                 if failed > FAILED_MAX:
                     raise
+                await asyncio.sleep(FAILED_PAUSE_S)
                 continue
             done += more
 

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from importlib import import_module
 from typing import Any, Self
 
@@ -78,7 +79,10 @@ class Worker:
         line = await process.stdout.readline()
         if not line:
             raise RuntimeError(f"the client of {self._peer} has ended: see above")
-        return json.loads(line)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"the client of {self._peer}: {answer['error']}")
+        return answer
 
 
 async def serve(client: Client) -> None:
@@ -86,20 +90,25 @@ async def serve(client: Client) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     while line := await asyncio.to_thread(sys.stdin.readline):
-        request = json.loads(line)
-        answer: dict[str, Any]
-        if "open" in request:
-            await client.open(request["open"], request["large_mailbox"])
-            answer = {"works": list(client.works)}
-            gc.freeze()  # what is there now stays: the collector need not look at it again
-        elif "run" in request:
-            done = await work.run(client.works[request["run"]], request["seconds"], client.errors)
-            answer = done.as_json()
-        else:
-            name, units = request["of"], request["units"]
-            answer = {"units": await work.run_units(client.works[name], units, client.errors)}
+        try:
+            answer = await _answer(client, json.loads(line))
+        except Exception as error:  # noqa: BLE001  # told to the other process, which goes on
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
     await client.close()
+
+
+async def _answer(client: Client, request: dict[str, Any]) -> dict[str, Any]:
+    if "open" in request:
+        await client.open(request["open"], request["large_mailbox"])
+        gc.freeze()  # what is there now stays: the collector need not look at it again
+        return {"works": list(client.works)}
+    if "run" in request:
+        chosen = client.works[request["run"]]
+        return (await work.run(chosen, request["seconds"], client.errors)).as_json()
+    chosen = client.works[request["of"]]
+    return {"units": await work.run_units(chosen, request["units"], client.errors)}
 
 
 def main() -> None:
