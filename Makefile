@@ -18,7 +18,7 @@ PROTO_ROOMS := v1 internal wire
 PYTHON_FOLDERS := $(wildcard proto node router client cluster tests bench tools)
 IN_PROCESS_TESTS := $(wildcard tests/unit tests/contract tests/sim tests/security)
 # `make cluster` has the long ones of real processes.
-LONG_CLUSTER_TESTS := $(foreach subject,backup contract growing large_messages leaders load rotation,\
+LONG_CLUSTER_TESTS := $(foreach subject,backup contract debug_bundle growing large_messages leaders load rotation,\
 	tests/cluster/test_$(subject).py)
 CLUSTER_TESTS := $(filter-out $(LONG_CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py)) \
 	tests/quorum/test_levels.py::test_with_one_down

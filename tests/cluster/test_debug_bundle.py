@@ -52,6 +52,7 @@ async def test_nothing_of_mail_accounts_or_keys_is_in_it(
     program = known_words()
     words = {word for word in await filled(client) if word.lower() not in program}
     assert len(words) > 100, "void"
+    await commands.run("rebalance", "plan", *commands.where(cluster))  # which is audited
     path = tmp_path / "bundle.tar.gz"
     # From the folder that the cluster's is in, as an operator would.
     home = cluster.folder.parent / "home"
@@ -79,6 +80,6 @@ async def test_nothing_of_mail_accounts_or_keys_is_in_it(
             assert f"configuration/{process}.json" in names
             assert f"logs/{process}.log" in names
             assert f"metrics/{process}.txt" in names
-        assert "audit/n1.jsonl" in names
+        assert any(each.startswith("audit/") for each in names)
         assert len(told["nodes"]) == 3
         assert told["nodes"][0]["version"]
