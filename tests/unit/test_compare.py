@@ -161,7 +161,7 @@ async def test_a_failed_call_is_no_unit_and_is_told() -> None:
 
 async def test_filling_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Failed calls are tried again, but not without end: then the error comes out."""
-    monkeypatch.setattr(work, "FAILED_MAX", 5)
+    monkeypatch.setattr(work, "FAILED_MAX", 50)
     assert await run_units(Work(2, failing(2)), 10, (OSError,)) >= 10
     with pytest.raises(ExceptionGroup):
         await run_units(Work(1, failing(1)), 1, (OSError,))
