@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailraft.cluster.errors import CertificateError
+from mailraft.cluster.signatures import check_chain
 from mailraft.wire.access import Role, role_of
 from mailraft.wire.accounts import PATTERNS_MAX, of_uris, uri_of
 
@@ -236,12 +237,13 @@ def _sign_by(following: _Identity, trusted: Sequence[x509.Certificate], folder: 
 
 
 def check(folder: Path, name: str) -> None:
-    """Raise CertificateError unless the authority and the identity `name` can be presented.
+    """Raise CertificateError unless the authority and the identity `name` can be presented, and
+    no bit of them has changed since they were signed.
 
     Whoever made them: gRPC says of files that it cannot use no more than that it cannot listen.
     """
-    _load_certificate(folder / f"{CA_NAME}.pem")
     certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
+    check_chain(folder / f"{CA_NAME}.pem", certificate_path)
     certificate, key = _load_certificate(certificate_path), _load_key(key_path)
     if key.public_key() != certificate.public_key():
         raise CertificateError(
@@ -350,7 +352,7 @@ def _read(folder: Path, name: str) -> _Identity | None:
 def _load_key(path: Path) -> PrivateKeyTypes:
     try:
         return serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"{path} is no private key: {error}", "remove it") from error
 
 

@@ -1,9 +1,11 @@
+import base64
 import datetime as dt
 import socket
 import ssl
 import stat
 import threading
 from pathlib import Path
+from random import Random
 
 import pytest
 from cryptography import x509
@@ -138,3 +140,37 @@ def test_they_work_for_mutual_tls(tmp_path: Path) -> None:
         exchange(client)
     client.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
     assert exchange(client) == b"hello"
+
+
+@pytest.mark.parametrize("file", ["ca.pem", "node-1.pem", "node-1.key"])
+def test_a_flipped_bit_is_seen_before_it_is_presented(tmp_path: Path, file: str) -> None:
+    """What is signed, and what signs it: a process does not start with it, and says which file it
+    is. A few bits mean nothing: of the text, and by whom an authority says that it was signed.
+    """
+    certs.ensure(tmp_path, NAMES)
+    path, seed = tmp_path / file, 7
+    data = path.read_bytes()
+    for at in Random(seed).sample(range(len(data) * 8), 150):
+        byte, bit = divmod(at, 8)
+        changed = data[:byte] + bytes((data[byte] ^ 1 << bit,)) + data[byte + 1 :]
+        path.write_bytes(changed)
+        try:
+            certs.check(tmp_path, "node-1")
+        except CertificateError as error:
+            assert str(tmp_path) in str(error)  # noqa: PT017  # not each of them raises
+        else:
+            told = _authority if file == "ca.pem" else _meaning
+            assert told(changed) == told(data), f"byte {byte}, bit {bit}"
+
+
+def _authority(pem: bytes) -> tuple[x509.Name, object]:
+    """What others are checked against."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    return certificate.subject, certificate.public_key()
+
+
+def _meaning(pem: bytes) -> bytes:
+    """What the lines of a PEM file stand for."""
+    lines = pem.replace(b"\r", b"\n").splitlines()
+    body = b"".join(line for line in lines if not line.startswith(b"-----"))
+    return base64.b64decode(body)
