@@ -12,8 +12,10 @@ import pytest
 from mailraft.internal.v1 import recovery_service_pb2 as pb
 from mailraft.internal.v1 import recovery_service_pb2_grpc
 from mailraft.node import forcing
+from mailraft.node.consensus.host import Host
 from mailraft.node.interfaces import (
     Configuration,
+    Entry,
     HardState,
     LogBase,
     ReplicaId,
@@ -25,6 +27,7 @@ from mailraft.wire.credentials import Insecure, open_channel
 from three_nodes import SHARD, Nodes, deliver, until
 
 FIRST = replica_id(1, 1)
+FORCED = forcing.FORCED_VERSION
 
 
 @pytest.fixture
@@ -183,3 +186,42 @@ async def until_lost(nodes: Nodes, number: int) -> pb.SurveyedReplica:
     while (told := await surveyed(nodes, number)).leader:
         pass
     return told
+
+
+class Nothing:
+    """A log without entries."""
+
+    def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        return []
+
+    def term(self, index: int) -> int | None:
+        return None
+
+
+def test_a_flush_of_the_life_before_gives_no_turn_to_it() -> None:
+    """The replica that was replaced had a write under way. It is not heard of again."""
+    host = Host(1, seed=1)
+    alone = Configuration(1, (FIRST,))
+    host.add_group(0.0, SHARD, StoredLog(FIRST, LogBase(1, 0, alone), *_newborn()), Nothing())
+    now_s, under_way = 0.0, 0
+    while not under_way:  # until it elects itself, and its term is to be written
+        now_s += 0.1
+        under_way = host.step(now_s, [], 0).sequence
+    host.remove_group(SHARD)
+    heir = forcing.successor(FIRST)
+    stored = StoredLog(heir, LogBase(1, 0, Configuration(FORCED, (heir,))), *_newborn())
+    host.add_group(now_s, SHARD, stored, Nothing())
+    ready = host.step(now_s + 0.01, [], under_way)
+    assert {each.replica for each in ready.changed} == {heir}
+    for _ in range(20):
+        now_s += 0.1
+        ready = host.step(now_s, [], under_way)
+        assert all(each.replica == heir for each in ready.changed)
+        under_way = max(under_way, ready.sequence)
+    status = host.status(SHARD)
+    assert status is not None
+    assert status.leading
+
+
+def _newborn() -> tuple[Any, ...]:
+    return HardState(), 1, 0, 1
