@@ -65,7 +65,7 @@ async def recover(it: Session, dry_run: DryRunOption = False) -> None:
                 typer.echo(f"{describe.shard_name(lost.group)} goes on")
     job = await _healing(it)
     line = f"recovered {_names(recovered)} in {time.monotonic() - began_s:.1f} s"
-    it.tell(f"{line}; job {job} places new replicas", {**described, "job": job})
+    it.tell(f"{line}; job {job} places new replicas where it can", {**described, "job": job})
     if it.output is Output.TABLE:
         _tell_what_next(planned)
 
@@ -96,7 +96,7 @@ def _tell_plan(it: Session, planned: Plan) -> None:
                 f"entries above {best.last_index}",
             )
         )
-    headers = ("SHARD", "VOTERS", "GOES ON", "LOG ENDS", "COMMITTED", "NEWEST CHANGE", "MAY LOSE")
+    headers = ("SHARD", "CAN VOTE", "GOES ON", "LOG ENDS", "COMMITTED", "NEWEST CHANGE", "MAY LOSE")
     it.table(headers, rows)
     typer.echo(_MEANING)
     for lost in planned.lost:
