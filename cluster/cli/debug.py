@@ -72,11 +72,12 @@ def bundle(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Collect versions, settings, status, metrics, logs and audit logs into one archive.
+    """Collect status, settings, metrics and logs into one archive.
 
-    Never in it: keys, certificates, mail, names of accounts. What cannot be had is named in
-    missing.json, so it serves also while the cluster does not. `journalctl -u mailraft-node@1 -o
-    cat > node-1.log` makes a log of a process that systemd runs. Look into it before you send it.
+    Versions, jobs and audit logs too. Never in it: keys, certificates, mail, names of accounts.
+    What cannot be had is named in missing.json, so it serves also while the cluster does not.
+    `journalctl -u mailraft-node@1 -o cat > node-1.log` makes a log of a process that systemd runs.
+    Look into it before you send it.
 
     Example: mailraft debug bundle --redact
 

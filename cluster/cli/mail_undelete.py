@@ -37,11 +37,11 @@ def undelete(
     insecure: InsecureOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Bring expunged messages back to where they were, under their ids and with new UIDs.
+    """Bring expunged messages back to where they were.
 
-    Those of a mailbox that is gone go to the INBOX. What was expunged longer ago than the undelete
-    window (seven days, unless set otherwise) is in a backup at best. Exit status 4: there is
-    nothing.
+    They have their ids and new UIDs. Those of a mailbox that is gone go to the INBOX. What was
+    expunged longer ago than the undelete window (seven days, unless set otherwise) is in a backup
+    at best. Exit status 4: there is nothing.
 
     Example: mailraft mail undelete alice --since 2026-11-24T12:00:00Z
     """
