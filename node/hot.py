@@ -16,7 +16,8 @@ from mailraft.wire.observed import ServedCall
 
 INTERVAL_S = 10.0
 KEYS_MAX = 1_024  # of each kind
-# Of the parts of one call so many are looked at; each stands for as many as were passed over.
+# Of items, of deliveries and of recipients so many are looked at; each stands for as many as were
+# passed over.
 PARTS_MAX = 16
 
 Part = tuple[str, str, int]  # account, method, for how many it stands
