@@ -76,21 +76,14 @@ def test_what_is_open_is_bounded_for_each(all_of_them: Callers) -> None:
     """Calls and streams apart; what ends makes room."""
     ada, bob = all_of_them.share(ADA), all_of_them.share(BOB)
     for streaming, most in ((False, 3), (True, 2)):
-        opened = [all_of_them.opened(ada, streaming=streaming) for _ in range(most)]
-        for each in opened:
-            each.__enter__()
-        with (
-            pytest.raises(errors.OverloadedError) as refused,
-            all_of_them.opened(ada, streaming=streaming),
-        ):
-            pass
+        opened = [all_of_them.open(ada, streaming=streaming) for _ in range(most)]
+        with pytest.raises(errors.OverloadedError) as refused:
+            all_of_them.open(ada, streaming=streaming)
         assert refused.value.retry_after_ms
-        with all_of_them.opened(bob, streaming=streaming):
-            pass
+        all_of_them.open(bob, streaming=streaming).close()
         for each in opened:
-            each.__exit__(None, None, None)
-        with all_of_them.opened(ada, streaming=streaming):
-            pass
+            each.close()
+        all_of_them.open(ada, streaming=streaming).close()
 
 
 def test_requests_in_memory_are_bounded_in_all_and_for_each(
@@ -100,13 +93,16 @@ def test_requests_in_memory_are_bounded_in_all_and_for_each(
     monkeypatch.setattr(callers, "HELD_BYTES_MAX", 100)
     monkeypatch.setattr(callers, "HELD_BYTES_OF_ONE_MAX", 60)
     ada, bob = all_of_them.share(ADA), all_of_them.share(BOB)
-    with all_of_them.held(ada, 50):
-        with pytest.raises(errors.OverloadedError), all_of_them.held(ada, 20):
-            pass
-        with all_of_them.held(bob, 50):
-            for share in (ada, bob, None):
-                with pytest.raises(errors.OverloadedError), all_of_them.held(share, 1):
-                    pass
+    calls = {share: all_of_them.open(share, streaming=False) for share in (ada, bob, None)}
+    calls[ada].hold(50)
+    with pytest.raises(errors.OverloadedError):
+        calls[ada].hold(20)
+    calls[bob].hold(50)
+    for each in calls.values():
+        with pytest.raises(errors.OverloadedError):
+            each.hold(1)
+    for each in calls.values():
+        each.close()
     assert all_of_them.held_bytes == ada.held_bytes == bob.held_bytes == 0  # type: ignore[union-attr]
 
 
@@ -124,11 +120,11 @@ def test_callers_that_are_gone_are_forgotten(
     """Not those that have something open."""
     monkeypatch.setattr(callers, "CALLERS_KEPT", 10)
     ada = all_of_them.share(ADA)
-    with all_of_them.opened(ada, streaming=False):
-        for number in range(100):
-            all_of_them.share(Principal(Role.SERVICE, str(number)))
-            assert len(all_of_them._shares) <= 11
-        assert all_of_them.share(ADA) is ada
+    all_of_them.open(ada, streaming=False)
+    for number in range(100):
+        all_of_them.share(Principal(Role.SERVICE, str(number)))
+        assert len(all_of_them._shares) <= 11
+    assert all_of_them.share(ADA) is ada
 
 
 def test_a_stream_waits_instead(all_of_them: Callers) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mailraft.wire import errors
@@ -75,6 +74,38 @@ class Share:
         return not self.calls and not self.streams
 
 
+class Open:
+    """A call that is open, and the request that it holds in memory."""
+
+    __slots__ = ("_callers", "_held_bytes", "_share", "_streaming")
+
+    def __init__(self, callers: Callers, share: Share | None, streaming: bool) -> None:
+        self._callers, self._share, self._streaming = callers, share, streaming
+        self._held_bytes = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Until it is closed. Raises OverloadedError."""
+        callers, share = self._callers, self._share
+        own_bytes = 0 if share is None else share.held_bytes
+        full = callers.held_bytes + size_bytes > HELD_BYTES_MAX
+        if full or own_bytes + size_bytes > HELD_BYTES_OF_ONE_MAX:
+            raise errors.OverloadedError(
+                f"requests of {callers.held_bytes} bytes are served", retry_after_ms=_later_ms(0)
+            )
+        self._held_bytes += size_bytes
+        callers.held_bytes += size_bytes
+        if share is not None:
+            share.held_bytes += size_bytes
+
+    def close(self) -> None:
+        """Once."""
+        self._callers.held_bytes -= self._held_bytes
+        if self._share is not None:
+            self._share.held_bytes -= self._held_bytes
+            self._share.streams -= self._streaming
+            self._share.calls -= not self._streaming
+
+
 class Callers:
     """The shares of all callers of a process. now: a monotonic clock, in seconds."""
 
@@ -95,49 +126,23 @@ class Callers:
             found = self._shares[name] = Share(self._limits)
         return found
 
-    @contextmanager
-    def opened(self, share: Share | None, *, streaming: bool) -> Iterator[None]:
-        """Around one call. Raises OverloadedError, RateLimitedError."""
-        if share is None:
-            yield
-            return
-        count, most = (
-            (share.streams, self._limits.streams_max)
-            if streaming
-            else (share.calls, self._limits.calls_max)
-        )
-        if count >= most:
-            what = "streams" if streaming else "calls"
-            raise errors.OverloadedError(
-                f"this caller has {count} {what} open", retry_after_ms=_later_ms(0)
-            )
-        self.take(share, "calls", 1)
-        share.streams += streaming
-        share.calls += not streaming
-        try:
-            yield
-        finally:
-            share.streams -= streaming
-            share.calls -= not streaming
-
-    @contextmanager
-    def held(self, share: Share | None, size_bytes: int) -> Iterator[None]:
-        """Around the time in which a request is in memory. Raises OverloadedError."""
-        own_bytes = 0 if share is None else share.held_bytes
-        full = self.held_bytes + size_bytes > HELD_BYTES_MAX
-        if full or own_bytes + size_bytes > HELD_BYTES_OF_ONE_MAX:
-            raise errors.OverloadedError(
-                f"requests of {self.held_bytes} bytes are served now", retry_after_ms=_later_ms(0)
-            )
-        self.held_bytes += size_bytes
+    def open(self, share: Share | None, *, streaming: bool) -> Open:
+        """One more call, until it is closed. Raises OverloadedError, RateLimitedError."""
         if share is not None:
-            share.held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self.held_bytes -= size_bytes
-            if share is not None:
-                share.held_bytes -= size_bytes
+            count, most = (
+                (share.streams, self._limits.streams_max)
+                if streaming
+                else (share.calls, self._limits.calls_max)
+            )
+            if count >= most:
+                what = "streams" if streaming else "calls"
+                raise errors.OverloadedError(
+                    f"this caller has {count} {what} open", retry_after_ms=_later_ms(0)
+                )
+            self.take(share, "calls", 1)
+            share.streams += streaming
+            share.calls += not streaming
+        return Open(self, share, streaming)
 
     def take(self, share: Share | None, what: str, amount: int) -> None:
         """Raises RateLimitedError when there is nothing to take from."""

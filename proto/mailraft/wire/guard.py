@@ -12,7 +12,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from mailraft.v1 import batch_pb2, delivery_pb2
 from mailraft.wire import access, errors, limits
 from mailraft.wire.access import Decision, Principal, Role
 from mailraft.wire.accounts import Narrowed, narrowed
-from mailraft.wire.callers import Callers, Share
+from mailraft.wire.callers import Callers, Open, Share
 from mailraft.wire.credentials import MESSAGE_ROOM_BYTES
 from mailraft.wire.draining import drain
 from mailraft.wire.handlers import Function, Handler, function_of, received_by
@@ -94,55 +93,68 @@ class Guard(Interceptor):
 
     def _coroutine(self, method: _Method) -> Function:
         async def guarded(_: object, context: Any) -> Any:
-            async with self._asked(method, context) as asked:
+            opened, asked = await self._asked(method, context)
+            try:
                 response = None
                 if asked.request is not None:
                     response = await method.inner(asked.request, context)
                 return asked.restored(response)
+            finally:
+                opened.close()
 
         return guarded
 
     def _generator(self, method: _Method) -> Function:
         async def guarded(_: object, context: Any) -> AsyncIterator[Any]:
-            async with self._asked(method, context) as asked:
+            opened, asked = await self._asked(method, context)
+            try:
                 async for response in method.inner(asked.request, context):
                     yield response
+            finally:
+                opened.close()
 
         return guarded
 
-    @asynccontextmanager
-    async def _asked(self, method: _Method, context: Any) -> AsyncIterator[Narrowed]:
-        """Around the serving of a call: what it asks for. Ends the call if it may not."""
-        caller, taken = None, False
+    async def _asked(self, method: _Method, context: Any) -> tuple[Open, Narrowed]:
+        """What a call asks for; its end is to be told. Ends the call itself if it may not."""
+        caller, opened, raw = None, None, b""
         try:
-            shown = access.authenticated(context)
-            caller = shown
+            caller = shown = access.authenticated(context)
             metadata = context.invocation_metadata() or ()
             caller = access.admitted(method.path, shown, metadata)
             access.call_for(caller)
             if access.TABLE.get(method.path) == access.OPERATE:
                 self._record(Decision(method.path, caller, context.peer()))
             share, bytes_max = self._callers.share(shown), _bytes_max(shown)
-            with self._callers.opened(share, streaming=method.streaming):
-                taken = True
-                if method.handler.request_streaming:
-                    requests = Incoming(method.parsed, context, self._callers, share)
-                    requests.bytes_max = bytes_max
-                    if share is not None and not method.handler.response_streaming:
-                        requests.bytes_per_s_min = UPLOAD_BYTES_PER_S_MIN
-                    yield Narrowed(requests, 0, _same)
-                    return
-                raw = await _received(context, share)
-                _check_size(raw, bytes_max)
-                self._callers.take(share, "bytes", len(raw))
-                with self._callers.held(share, len(raw)):
-                    yield self._narrowed(method, raw, caller, share, context)
+            opened = self._callers.open(share, streaming=method.streaming)
+            if method.handler.request_streaming:
+                return opened, Narrowed(self._incoming(method, context, share, bytes_max), 0, _same)
+            raw = await _received(context, share)
+            _check_size(raw, bytes_max)
+            self._callers.take(share, "bytes", len(raw))
+            opened.hold(len(raw))
+            return opened, self._narrowed(method, raw, caller, share, context)
         except errors.MailraftError as error:
             raw = b""  # the exception of abort holds this frame for a while
             self._tell(method.path, caller, context, error)
-            if not taken:
+            if opened is None:
                 await drain(_unparsed(context))
+            else:
+                opened.close()
             await errors.abort(context, error)
+        except BaseException:
+            if opened is not None:
+                opened.close()
+            raise
+
+    def _incoming(
+        self, method: _Method, context: Any, share: Share | None, bytes_max: int | None
+    ) -> Incoming:
+        requests = Incoming(method.parsed, context, self._callers, share)
+        requests.bytes_max = bytes_max
+        if share is not None and not method.handler.response_streaming:
+            requests.bytes_per_s_min = UPLOAD_BYTES_PER_S_MIN
+        return requests
 
     def _narrowed(
         self,
