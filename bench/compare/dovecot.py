@@ -216,11 +216,11 @@ class DovecotClient:
 
     async def open(self, address: Address, large_mailbox: int) -> None:
         self._senders = [await Lmtp.open(address["lmtp"]) for _ in range(SENDERS)]
-        await work.run_units(self.works["deliver128"], self._mails.count)
+        await work.run_units(self.works["deliver128"], self._mails.count, self.errors)
         port = address["imap"]
         self._readers = [await Imap.open(port, f"box-{number:03d}") for number in range(READERS)]
         if large_mailbox:
-            await work.run_units(Work(SENDERS, self._deliver_large), large_mailbox)
+            await work.run_units(Work(SENDERS, self._deliver_large), large_mailbox, self.errors)
             self._large_readers = [await Imap.open(port, LARGE) for _ in range(READERS)]
             await self._large_readers[0].ask(f"FETCH 1:* {SUMMARY}")  # now its cache has them
 

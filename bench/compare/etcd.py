@@ -195,7 +195,7 @@ class EtcdClient:
         leader = await leader_of(address["targets"])
         assert leader is not None
         self._leader = self._calls[leader]
-        await work.run_units(self.works["bulk"], self._mails.count)
+        await work.run_units(self.works["bulk"], self._mails.count, self.errors)
         for first in range(0, large_mailbox, BATCH):
             puts = []
             for number in range(first, first + BATCH):

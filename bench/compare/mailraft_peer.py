@@ -93,10 +93,10 @@ class MailraftClient:
         )
         for mailbox in range(MAILBOXES):
             await self.client.create_account(account_of(mailbox))
-        await work.run_units(self.works["deliver128"], self._mails.count)
+        await work.run_units(self.works["deliver128"], self._mails.count, self.errors)
         if large_mailbox:
             await self.client.create_account(LARGE)
-            await work.run_units(Work(128, self._deliver_large), large_mailbox)
+            await work.run_units(Work(128, self._deliver_large), large_mailbox, self.errors)
             await self._turn_pages(large_mailbox)
 
     async def _turn_pages(self, size: int) -> None:

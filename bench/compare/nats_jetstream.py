@@ -133,7 +133,7 @@ class NatsClient:
             f"nats://127.0.0.1:{address['port']}", pending_size=64 * 1024 * 1024
         )
         self._stream = self._client.jetstream(timeout=DEADLINE_S)
-        await work.run_units(self.works["deliver128"], self._mails.count)
+        await work.run_units(self.works["deliver128"], self._mails.count, self.errors)
 
     async def close(self) -> None:
         await self._client.close()

@@ -167,7 +167,7 @@ class PostgresClient:
             self._all.append(connection)
             texts = (INSERT, INSERT_MANY, GET, PAGE_OF, FLAG)
             self._idle.append({text: await connection.prepare(text) for text in texts})
-        await work.run_units(self.works["bulk"], self._mails.count)
+        await work.run_units(self.works["bulk"], self._mails.count, self.errors)
         while self._large < large_mailbox:
             rows = []
             for _ in range(BATCH):
