@@ -31,6 +31,9 @@ class Batch(Protocol):
 
     def put(self, family: str, key: bytes, value: bytes) -> None: ...
 
+    def into(self, family: str) -> Callable[[bytes, bytes], None]:
+        """What puts key and value into one family: for many of them."""
+
     def delete(self, family: str, key: bytes) -> None: ...
 
     def delete_range(self, family: str, start: bytes, end: bytes) -> None:

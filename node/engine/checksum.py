@@ -13,7 +13,8 @@ from mailraft.node.interfaces import Delete, DeleteBody, DeleteRange, Effect, En
 
 _ENTRY = struct.Struct("<QQI")
 _LENGTH = struct.Struct("<I")
-_PUT, _DELETE, _DELETE_RANGE, _DELETE_BODY = b"\x01", b"\x02", b"\x03", b"\x04"
+_TAGGED = struct.Struct("<BI")
+_PUT, _DELETE, _DELETE_RANGE, _DELETE_BODY = 1, b"\x02", b"\x03", b"\x04"
 _BODY = struct.Struct("<QI")
 
 EMPTY_DIGEST = bytes(16)  # of a shard that has applied nothing
@@ -38,10 +39,18 @@ def chain_digest(previous: bytes, effects: Iterable[Effect]) -> bytes:
     for ever. Part of what is stored: changing the encoding below needs a new record format.
     """
     parts = [previous]
+    add, tagged, length = parts.append, _TAGGED.pack, _LENGTH.pack
     for effect in effects:
+        if type(effect) is Put:  # nearly all of them
+            key, value = effect.key, effect.value
+            add(tagged(_PUT, len(key)))
+            add(key)
+            add(length(len(value)))
+            add(value)
+            continue
         match effect:
-            case Put(key, value):
-                parts += (_PUT, _LENGTH.pack(len(key)), key, _LENGTH.pack(len(value)), value)
+            case Put():
+                raise AssertionError("no class is below Put")
             case Delete(key):
                 parts += (_DELETE, _LENGTH.pack(len(key)), key)
             case DeleteRange(start, end):

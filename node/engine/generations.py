@@ -7,13 +7,14 @@ is removed when its last view is gone. Numbers are never given twice.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 
 from mailraft.node.engine import keys, records
 from mailraft.node.engine.backend import Backend, Batch
 from mailraft.node.engine.groups import GroupState
 from mailraft.node.engine.records import AppliedPosition, GroupBirth
 from mailraft.node.engine.view import StateView
-from mailraft.node.interfaces import GroupId
+from mailraft.node.interfaces import Effect, GroupId
 
 _Key = tuple[GroupId, int]
 
@@ -32,6 +33,12 @@ class Generations:
         if found is None:
             found = self._views[key] = StateView(self._backend, state.state_prefix)
         return found
+
+    def changed(self, state: GroupState, effects: Sequence[Effect]) -> None:
+        """Rows of the live generation were written."""
+        view = self._views.get((state.group, state.birth.generation))
+        if view is not None:
+            view.changed(effects)
 
     def applied(self, group: GroupId, generation: int) -> AppliedPosition | None:
         """What a generation says that it holds."""

@@ -113,6 +113,8 @@ _RECEIVED_TAIL = struct.Struct(">IQI")
 _MAILBOX_CHANGE = struct.Struct(">IQI")
 
 
+_READ_OFTEN = frozenset({_ACCOUNT, _MAILBOX, _ROLE})
+
 ACCOUNT_HEADER_BYTES = 3  # slot and length, before the account id
 
 
@@ -137,6 +139,14 @@ def is_account_record(key: bytes) -> bool:
 def is_message_record(key: bytes) -> bool:
     """Whether it is the record of a message that is in a mailbox."""
     return key[:2] != _SHARD and len(key) == key[2] + 12 and key[key[2] + 3] == _MESSAGE
+
+
+def is_read_often(key: bytes) -> bool:
+    """Whether it is the record of an account or a mailbox, or tells which mailbox has a role."""
+    if key[:2] == _SHARD or len(key) <= ACCOUNT_HEADER_BYTES:
+        return False
+    family = key[2] + ACCOUNT_HEADER_BYTES
+    return len(key) > family and key[family] in _READ_OFTEN
 
 
 def mailbox_record(prefix: bytes, mailbox: int = 0) -> bytes:

@@ -52,6 +52,8 @@ def database_options(options: StoreOptions) -> Options:
     db.set_bytes_per_sync(MIB)
     db.set_avoid_unnecessary_blocking_io(True)
     db.set_skip_stats_update_on_db_open(True)
+    # One thread writes: memtables need no room for more at a time.
+    db.set_allow_concurrent_memtable_write(False)
     # Its own text log, bounded.
     db.set_keep_log_file_num(4)
     db.set_max_log_file_size(16 * MIB)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -52,6 +53,9 @@ class RocksBatch:
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
         self.raw.put(key, value, self._handles[family])
+
+    def into(self, family: str) -> Callable[[bytes, bytes], None]:
+        return partial(self.raw.put, column_family=self._handles[family])
 
     def delete(self, family: str, key: bytes) -> None:
         self.raw.delete(key, self._handles[family])

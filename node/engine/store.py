@@ -36,6 +36,7 @@ from mailraft.node.engine.view import StateView
 from mailraft.node.engine.watermark import FileWatermark
 from mailraft.node.engine.writes import carry_out, put_group
 from mailraft.node.interfaces import (
+    ApplyWrite,
     Configuration,
     GroupId,
     LogBase,
@@ -322,12 +323,17 @@ class Store:
         """
         batch = self._backend.batch()
         changed: dict[GroupId, GroupState] = {}
+        applied: list[tuple[GroupState, ApplyWrite]] = []
         for write in writes:
             state = changed.get(write.group)
             if state is None:
                 state = changed[write.group] = self._state(write.group).copy()
             carry_out(self._backend, self._generations, batch, state, write)
+            if isinstance(write, ApplyWrite):
+                applied.append((state, write))
         sequence = self._write(batch)
+        for state, applying in applied:
+            self._generations.changed(state, applying.effects)
         for group, state in changed.items():  # tidy: a plain dict
             before, self._groups[group] = self._groups[group].birth, state
             if before.generation != state.birth.generation:

@@ -71,10 +71,11 @@ def put_group(batch: Batch, state: GroupState) -> None:
 
 def _append(batch: Batch, state: GroupState, write: AppendEntries) -> None:
     group, generation = state.group, state.birth.generation
+    put = batch.into(keys.BODY)
     for entry in write.entries:
         batch.put(keys.LOG, keys.log_entry(group, entry.index), records.encode_entry(entry))
         for ordinal, body in enumerate(entry.bodies):
-            batch.put(keys.BODY, keys.body(group, generation, entry.index, ordinal), body)
+            put(keys.body(group, generation, entry.index, ordinal), body)
 
 
 def _truncate(batch: Batch, state: GroupState, write: TruncateLog) -> None:
@@ -112,11 +113,14 @@ def _forget_log(batch: Batch, state: GroupState) -> None:
 
 
 def _apply(batch: Batch, state: GroupState, write: ApplyWrite) -> None:
-    prefix = state.state_prefix
+    prefix, put = state.state_prefix, batch.into(keys.STATE)
     for effect in write.effects:
+        if type(effect) is Put:  # nearly all of them
+            put(prefix + effect.key, effect.value)
+            continue
         match effect:
-            case Put(key, value):
-                batch.put(keys.STATE, prefix + key, value)
+            case Put():
+                raise AssertionError("no class is below Put")
             case Delete(key):
                 batch.delete(keys.STATE, prefix + key)
             case DeleteRange(start, end):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, Protocol
 
 from mailraft.internal.v1 import command_pb2, record_pb2
@@ -22,6 +23,7 @@ _MESSAGE = record_pb2.OBJECT_KIND_MESSAGE
 _Object = tuple[record_pb2.ObjectKind.ValueType, int]
 
 
+@functools.lru_cache(maxsize=8192)  # several times a command
 def prefix_of(account_id: str) -> bytes:
     """What the keys of an account begin with; BAD_FIELD when it is no account id."""
     return keys.account_prefix(slot_of(account_id), rules.account_key(account_id))

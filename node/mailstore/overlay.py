@@ -9,6 +9,7 @@ map, so that its bytes are the same wherever it is serialized: tests/golden hold
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -20,6 +21,7 @@ from . import rules
 M = TypeVar("M", bound=Message)
 _Value = bytes | Message | None  # None: deleted
 _BELOW = object()
+_FIRST = itemgetter(0)
 
 
 class Overlay:
@@ -60,6 +62,23 @@ class Overlay:
             value = kind.FromString(value)
         return value  # type: ignore[return-value]  # keys have one kind of record each
 
+    def _own(self, key: bytes, kind: type[M]) -> M | None:
+        """A copy of the record under key, written here; None when there is none."""
+        value = self._written(key)
+        if value is _BELOW:
+            value = self._decoded.get(key, _BELOW)
+            if value is _BELOW:
+                value = self._base.get(key)  # nobody shares it yet: decoded for this overlay alone
+        if value is None:
+            return None
+        own = kind()
+        if type(value) is bytes:
+            own.ParseFromString(value)
+        else:
+            own.CopyFrom(value)  # type: ignore[arg-type]  # keys have one kind of record each
+        self._writes[key] = own
+        return own
+
     def _written(self, key: bytes) -> object:
         """What this overlay or one above wrote last under key; _BELOW when none did."""
         layer: Overlay | None = self
@@ -90,8 +109,7 @@ class Overlay:
         own = self._writes.get(key)
         if type(own) is kind:
             return own
-        shared = self.read(key, kind)
-        return None if shared is None else self._copied(key, shared)
+        return self._own(key, kind)
 
     def edit_or_new(self, key: bytes, kind: type[M], *, never_stored: bool = False) -> M:
         """The record under key to change in place, or a new one of the format of today.
@@ -101,23 +119,14 @@ class Overlay:
         own = self._writes.get(key)
         if type(own) is kind:
             return own
-        if never_stored:
-            written = self._written(key)
-            shared = written if isinstance(written, kind) else None
-        else:
-            shared = self.read(key, kind)
-        if shared is not None:
-            return self._copied(key, shared)
+        if not never_stored or self._written(key) is not _BELOW:
+            found = self._own(key, kind)
+            if found is not None:
+                return found
         made = kind()
         made.format = rules.FORMAT  # type: ignore[attr-defined]  # every record has it
         self._writes[key] = made
         return made
-
-    def _copied(self, key: bytes, shared: M) -> M:
-        copy = type(shared)()
-        copy.CopyFrom(shared)
-        self._writes[key] = copy
-        return copy
 
     def put(self, key: bytes, value: bytes | Message) -> None:
         """Writes a value; a record may still be changed in place until the overlay is committed."""
@@ -152,15 +161,14 @@ class Overlay:
     def effects(self) -> tuple[Effect, ...]:
         """Ranges in the order they were removed, then single keys in key order, then bodies."""
         found: list[Effect] = list(self._ranges)
-        writes = self._writes
-        for key in sorted(writes):
-            value = writes[key]
+        add = found.append
+        for key, value in sorted(self._writes.items(), key=_FIRST):
             if type(value) is bytes:
-                found.append(Put(key, value))
+                add(Put(key, value))
             elif value is None:
-                found.append(Delete(key))
+                add(Delete(key))
             else:
-                found.append(Put(key, value.SerializeToString()))  # type: ignore[union-attr]
+                add(Put(key, value.SerializeToString()))  # type: ignore[union-attr]
         return (*found, *self._bodies)
 
     def _removes(self, key: bytes) -> bool:

@@ -119,6 +119,9 @@ class MemoryBatch:
     def put(self, family: str, key: bytes, value: bytes) -> None:
         self.steps.append(("put", family, key, value))
 
+    def into(self, family: str) -> Callable[[bytes, bytes], None]:
+        return lambda key, value: self.put(family, key, value)
+
     def delete(self, family: str, key: bytes) -> None:
         self.steps.append(("delete", family, key, b""))
 
