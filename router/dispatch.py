@@ -23,7 +23,7 @@ from mailraft.router.coalesce import LaneCounts
 from mailraft.router.deliver import Deliverer
 from mailraft.router.failures import LostError, NoAnswerError
 from mailraft.router.fleet import Fleet, Refresh, fetch_map
-from mailraft.router.goals import goal_of, level_of, read_anywhere, upload_goal
+from mailraft.router.goals import company_of, goal_of, level_of, read_anywhere, upload_goal
 from mailraft.router.hedge import Hedger
 from mailraft.router.lanes import Lanes, Read
 from mailraft.router.methods import (
@@ -31,6 +31,7 @@ from mailraft.router.methods import (
     Route,
     batched_method,
     method_of,
+    small_change,
 )
 from mailraft.router.pool import Pool
 from mailraft.router.table import Place, RoutingTable
@@ -200,7 +201,7 @@ class Dispatcher:
         size_bytes = request.ByteSize()
         together = (
             self._coalesce_reads
-            and method.coalesced
+            and (method.coalesced or (small_change(method, request) and not tracing.recorded()))
             and goal.target is not Target.EXACT
             and size_bytes <= COALESCED_REQUEST_MAX_BYTES
         )
@@ -240,7 +241,7 @@ class Dispatcher:
             return response
 
     async def _read(self, read: Read, goal: Goal, tries: Tries, place: Place) -> Message:
-        lane = self._lanes.read(place, goal.shard, level_of(read.request))
+        lane = self._lanes.read(place, goal.shard, company_of(read.request))
         until_s = asyncio.get_running_loop().time() + tries.timeout_s()
         result = await lane.submit(read, read.size_bytes, until_s)
         if isinstance(result, errors.MailraftError):

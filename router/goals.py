@@ -93,6 +93,16 @@ def level_of(request: Message) -> int:
     return options.consistency if isinstance(options, common_pb2.ReadOptions) else 0
 
 
+def company_of(request: Message) -> int:
+    """What it may travel with: reads of its level, or mutations that wait as it does. One that
+    waits for replicas holds up those beside it.
+    """
+    options = getattr(request, "write_options", None)
+    if isinstance(options, common_pb2.WriteOptions):
+        return -1 - options.ack
+    return level_of(request)
+
+
 def read_anywhere(goal: Goal, method: Method) -> bool:
     """A quick read that any replica may answer: its time tells how busy that replica is, and when
     it takes long it may be asked twice. Never a mutation.

@@ -1,4 +1,4 @@
-"""The coalescing lanes to the nodes: deliveries, and unary reads through BatchService.
+"""The coalescing lanes to the nodes: deliveries, and small unary calls through BatchService.
 
 A shard in trouble gets lanes of its own for a while: a call whose answer hangs on one shard would
 hold up every other item that travels with it.
@@ -71,9 +71,9 @@ class Lanes:
             lane = self._deliver[key] = Coalescer(send, counts=self.counts)
         return lane
 
-    def read(self, place: Place, shard: int, level: int) -> ReadLane:
-        """Reads of one level to one node: what one waits for, those beside it wait for too."""
-        key = (place.address, level, self._lane_shard(shard))
+    def read(self, place: Place, shard: int, company: int) -> ReadLane:
+        """Calls of one level to one node: what one waits for, those beside it wait for too."""
+        key = (place.address, company, self._lane_shard(shard))
         lane = self._read.get(key)
         if lane is None:
             _drop_idle(self._read)

@@ -49,6 +49,9 @@ class Pace(enum.Enum):
     PATIENT = "patient"
 
 
+# Messages that a mutation names, for it to travel with others.
+SMALL_CHANGE_MAX = 16
+
 # By service: method -> how. A READ that is QUICK and has a place in BatchItem is coalesced.
 _Q, _P = Pace.QUICK, Pace.PATIENT
 _ACCOUNT = {
@@ -156,6 +159,11 @@ class Method:
         return f"/{self.service}/{self.name}"
 
     @property
+    def may_change_together(self) -> bool:
+        """A mutation of which small ones travel with others (see `small_change`)."""
+        return self.mutation and self.pace is Pace.QUICK and bool(self.batch_field)
+
+    @property
     def coalesced(self) -> bool:
         """Travels with others in BatchService.Execute."""
         return self.route is Route.READ and self.pace is Pace.QUICK and bool(self.batch_field)
@@ -209,6 +217,20 @@ def method_of(request: Message) -> Method:
 def batched_method(field: str) -> Method:
     """The call in a BatchItem."""
     return _BY_BATCH_FIELD[field]
+
+
+def small_change(method: Method, request: Message) -> bool:
+    """Whether it changes so few messages that it travels with others through BatchService: what it
+    takes and answers is bounded, and it holds up nobody beside it.
+    """
+    if not method.may_change_together:
+        return False
+    chosen = getattr(request, "messages", None)
+    return (
+        isinstance(chosen, common_pb2.MessageSelector)
+        and chosen.HasField("ids")
+        and len(chosen.ids.ids) <= SMALL_CHANGE_MAX
+    )
 
 
 def account_of(request: Message) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, method
 
 from mailraft.router.coalesce import Coalescer
+from mailraft.router.dispatch import Dispatcher
 from mailraft.v1 import (
     batch_pb2,
     common_pb2,
@@ -289,3 +291,54 @@ async def test_too_many_deliveries_are_refused() -> None:
         with pytest.raises(errors.BadFieldError):
             await dispatcher.unary(method("DeliverMessages"), request)
         assert not cluster.total("DeliverMessages")
+
+
+async def test_small_changes_travel_together() -> None:
+    """100 changes of keywords at once: few calls, each its own answer; those that wait for replicas
+    apart from those that do not; and one that may touch a whole mailbox, alone.
+    """
+    async with fake_cluster(nodes=1, shards=4) as cluster, dispatching(cluster) as dispatcher:
+        cluster.leaders = dict.fromkeys(range(4), 1)
+
+        async def some_fail(request: message_service_pb2.ModifyKeywordsRequest) -> None:
+            if request.messages.ids.ids == ["M7"]:
+                raise errors.MessageNotFoundError("gone")
+
+        cluster.nodes[1].hooks["ModifyKeywords"] = some_fail
+        outcomes = await asyncio.gather(
+            *(_change(dispatcher, ids=[f"M{number}"]) for number in range(100)),
+            *(_change(dispatcher, ids=["M1"], ack=common_pb2.ACK_LEVEL_ALL) for _ in range(4)),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes.pop(7), errors.MessageNotFoundError)
+        assert not any(isinstance(each, BaseException) for each in outcomes)
+        assert cluster.total("ModifyKeywords") == 0
+        assert 2 <= cluster.total("Execute") <= 6
+        before = cluster.total("Execute")
+        await asyncio.gather(
+            _change(dispatcher, uids=(1, 9)),
+            _change(dispatcher, uids=(1, 9)),
+            _change(dispatcher, ids=[f"M{number}" for number in range(17)]),
+        )
+        assert cluster.total("ModifyKeywords") == 3
+        assert cluster.total("Execute") == before
+
+
+async def _change(
+    dispatcher: Dispatcher,
+    *,
+    ids: list[str] | None = None,
+    uids: tuple[int, int] | None = None,
+    ack: common_pb2.AckLevel.ValueType = common_pb2.ACK_LEVEL_QUORUM,
+) -> Message:
+    request = message_service_pb2.ModifyKeywordsRequest(
+        account_id="u1",
+        request_id=uuid.uuid4().bytes,
+        write_options=common_pb2.WriteOptions(ack=ack),
+        add=["$seen"],
+    )
+    if ids is not None:
+        request.messages.ids.ids.extend(ids)
+    if uids is not None:
+        request.messages.uid_set.ranges.extend(uids)
+    return await dispatcher.unary(method("ModifyKeywords"), request)
