@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import google_crc32c
-import zstandard
 
 from mailraft.client.failures import IntegrityError
 from mailraft.v1 import blob_pb2, common_pb2, delivery_pb2, error_pb2
@@ -23,7 +22,7 @@ def encode(raw: bytes, *, compress: bool) -> delivery_pb2.Content:
     if len(raw) > limits.MESSAGE_MAX_BYTES:
         raise too_large(len(raw))
     if compress:
-        data = zstandard.ZstdCompressor(level=bodies.ZSTD_LEVEL).compress(raw)
+        data = bodies.compress(raw)
         if len(data) < len(raw):
             sha256 = hashlib.sha256(raw).digest()
             zstd = delivery_pb2.Zstd(data=data, size_bytes=len(raw), sha256=sha256)

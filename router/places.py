@@ -31,6 +31,10 @@ def choose(
     """
     goal, leader = attempts.goal, table.leader(attempts.goal.shard)
     known = table.topology.places(goal.shard)
+    if goal.target is Target.LEADER and leader is not None and not attempts.tried:
+        found = next((each for each in known if each.address == leader.address), leader)
+        if found.voter and not suspect(found):
+            return found  # as nearly always
     if goal.target is Target.EXACT:
         known = tuple(place for place in known if place.replica_id == goal.replica_id)
     else:

@@ -7,8 +7,9 @@ What is asked is the cluster map, whose hints tell the leaders that a node knows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from mailraft.router.failures import NoAnswerError
 from mailraft.router.methods import METHODS
@@ -58,28 +59,16 @@ class Seeker:
         self._waiting: dict[tuple[int, str], set[asyncio.Timeout]] = {}
         self._seeking: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def patience(self, shard: int, place: Place) -> AsyncIterator[None]:
+    def patience(self, shard: int, place: Place) -> AbstractAsyncContextManager[None]:
         """Around a call to the leader of a shard: NoAnswerError once another node leads instead."""
-        key = shard, place.address
-        limit = asyncio.timeout(None)
-        timer = asyncio.get_running_loop().call_later(SILENT_S, self._join, key, limit)
-        try:
-            async with limit:
-                yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise silence(place.address) from None
-        finally:
-            timer.cancel()
-            self._waiting.get(key, set()).discard(limit)
+        return _Patience(self, (shard, place.address))
 
     def close(self) -> None:
         for task in self._seeking:
             task.cancel()
 
-    def _join(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
+    def join(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
+        """A call has waited for so long that the leader's peers are asked."""
         if key in self._waiting:
             self._waiting[key].add(limit)
             return
@@ -87,6 +76,12 @@ class Seeker:
         task = asyncio.get_running_loop().create_task(self._seek(*key))
         self._seeking.add(task)
         task.add_done_callback(self._seeking.discard)
+
+    def leave(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
+        """It waits no more."""
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.discard(limit)
 
     async def _seek(self, shard: int, silent: str) -> None:
         """Until another leader is known, or nobody waits."""
@@ -109,3 +104,33 @@ class Seeker:
             await self._install(response.map)
         except (errors.MailraftError, WrongClusterError, ValueError):
             return  # another may tell
+
+
+class _Patience(AbstractAsyncContextManager[None]):
+    """One call's wait. A class, since a generator costs each call three times as much."""
+
+    __slots__ = ("_key", "_limit", "_seeker", "_timer")
+
+    def __init__(self, seeker: Seeker, key: tuple[int, str]) -> None:
+        self._seeker, self._key = seeker, key
+        self._limit = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(SILENT_S, self._seeker.join, self._key, self._limit)
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+        self._seeker.leave(self._key, self._limit)
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise silence(self._key[1]) from None

@@ -120,7 +120,7 @@ class Messages:
         self, view: View, account_id: str, shown: message_pb2.MessageView.ValueType
     ) -> None:
         self._view, self._account_id, self._shown = view, account_id, shown
-        self._uid_validities: dict[int, int] = {}
+        self._mailboxes: dict[int, tuple[str, int]] = {}
 
     def show(self, record: record_pb2.MessageRecord) -> message_pb2.Message:
         message = message_pb2.Message(
@@ -133,12 +133,15 @@ class Messages:
             created_modseq=record.created_modseq,
             modseq=record.modseq,
         )
-        for each in sorted(record.memberships, key=lambda each: tokens.mailbox_id(each.mailbox)):
-            uid_validity = self._uid_validity(each.mailbox)
+        places: Sequence[record_pb2.MembershipRecord] = record.memberships
+        if len(places) > 1:
+            places = sorted(places, key=lambda each: tokens.mailbox_id(each.mailbox))
+        for each in places:
+            mailbox_id, uid_validity = self._mailbox(each.mailbox)
             if not uid_validity:
                 continue
             message.memberships.add(
-                mailbox_id=tokens.mailbox_id(each.mailbox),
+                mailbox_id=mailbox_id,
                 uid_validity=uid_validity,
                 uid=each.uid,
                 deleted=each.deleted,
@@ -152,15 +155,15 @@ class Messages:
                 message.derived.ClearField("has_attachment")
         return message
 
-    def _uid_validity(self, number: int) -> int:
-        """0: the mailbox is gone (of what was expunged, or a moment ago)."""
-        known = self._uid_validities.get(number)
+    def _mailbox(self, number: int) -> tuple[str, int]:
+        """Id and UIDVALIDITY; 0: it is gone (of what was expunged, or a moment ago)."""
+        known = self._mailboxes.get(number)
         if known is None:
             try:
-                known = queries.mailbox(self._view, self._account_id, number).uid_validity
+                uid_validity = queries.mailbox(self._view, self._account_id, number).uid_validity
             except Refused:
-                known = 0
-            self._uid_validities[number] = known
+                uid_validity = 0
+            known = self._mailboxes[number] = tokens.mailbox_id(number), uid_validity
         return known
 
 
@@ -182,7 +185,8 @@ def places(stored: Iterable[command_pb2.StoredMembership]) -> list[message_pb2.M
         )
         for each in stored
     ]
-    found.sort(key=lambda each: each.mailbox_id)
+    if len(found) > 1:
+        found.sort(key=lambda each: each.mailbox_id)
     return found
 
 

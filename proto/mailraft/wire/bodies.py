@@ -35,6 +35,11 @@ class BodyCorruptError(Exception):
     """The stored bytes are not what was written."""
 
 
+def compress(raw: bytes) -> bytes:
+    """One message as a zstd frame."""
+    return _zstd.compress(raw)
+
+
 def pack(raw: bytes) -> bytes:
     """Compress one message, where that helps, and put its header before it."""
     compressed = _zstd.compress(raw)

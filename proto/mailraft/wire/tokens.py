@@ -11,6 +11,7 @@ The checks find mistakes, not forgeries: whoever opens a token validates what it
 from __future__ import annotations
 
 import binascii
+import functools
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _CHECK = struct.Struct(">H")
 _PAGE = struct.Struct(">IQ")
 _UINT64_MAX = 2**64 - 1
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -156,10 +158,10 @@ def _base32(number: int) -> str:
     if not 0 <= number <= _UINT64_MAX:
         raise ValueError(f"not an unsigned 64-bit number: {number}")
     digits = ""
-    while number or not digits:
-        number, digit = divmod(number, 32)
-        digits = _DIGITS[digit] + digits
-    return digits
+    while number >= 1024:
+        number, pair = divmod(number, 1024)
+        digits = _PAIRS[pair] + digits
+    return (_PAIRS[number] if number >= 32 else _DIGITS[number]) + digits
 
 
 def _number(text: str, letter: str, kind: str) -> int:
@@ -174,6 +176,7 @@ def _number(text: str, letter: str, kind: str) -> int:
     return number
 
 
+@functools.lru_cache(maxsize=4096)  # the same accounts and small numbers, over and over
 def _varint(number: int) -> bytes:
     if not 0 <= number <= _UINT64_MAX:
         raise ValueError(f"not an unsigned 64-bit number: {number}")
