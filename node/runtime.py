@@ -400,7 +400,10 @@ class Runtime:
             if self.traces:
                 self.traces.applied(group, entry.index, began_s, now_s())
             await asyncio.sleep(0)
-        self.tell(AppliedUpTo(group, entries[-1].index))
+        # A turn of its own only where more waits to be applied; else it is news for the next one.
+        self._inbox.append(AppliedUpTo(group, entries[-1].index))
+        if self._host.has_committed_more(group):
+            self.wake()
 
     # ---- flushing --------------------------------------------------------------------------------
 

@@ -245,6 +245,11 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
             return 0
         return self._last_state_write if kind in _RESTS_ON_TERM else self.last_write
 
+    @property
+    def has_committed_more(self) -> bool:
+        """Whether there is more to hand on, once what was handed on is applied."""
+        return self._taken_index < self.handed_index
+
     def take_committed(self) -> Committed | None:
         """The next entries to apply, once the ones before them are (row 21)."""
         if self._taken_index > self._applied_index or self._taken_index >= self.handed_index:

@@ -43,6 +43,11 @@ class Questions:
         """Nodes whose disks are full, as they said last."""
         return self._beats.full
 
+    def has_committed_more(self, group: GroupId) -> bool:
+        """Whether entries are committed beyond those that were handed on to be applied."""
+        found = self._groups.get(group)
+        return found is not None and found.has_committed_more
+
     def has_heir(self, group: GroupId) -> bool:
         """Whether this node leads the group, and another voter is there to take over."""
         found = self._groups.get(group)

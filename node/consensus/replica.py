@@ -86,7 +86,7 @@ class ReplicaBase(Stock):
 
     def voters_in_order(self) -> list[Node]:
         """The other voters, ascending: every process walks them alike (row 23)."""
-        return sorted(self.other_nodes, key=lambda node: int(node.id))
+        return sorted(self.other_nodes)
 
     def heirs(self) -> list[Node]:
         """The other voters that can be reached and have room on their disks; of a node that stops
@@ -98,7 +98,7 @@ class ReplicaBase(Stock):
 
     def peers_in_order(self) -> list[Node]:
         """All that get entries: the other voters and learners, ascending."""
-        return sorted(self.other_nodes | self.learner_nodes, key=lambda node: int(node.id))
+        return sorted(self.other_nodes | self.learner_nodes)
 
     def send(self, to: ReplicaId, **body: Any) -> None:
         """Queue one envelope; `body` is one field of Envelope.body."""
