@@ -81,6 +81,11 @@ async def test_logs_tell_nothing_of_mail(
                 broken.setattr(Blobs, "_find", _bug)
                 with pytest.raises(errors.InternalError):
                     await mail.fetch_body(ACCOUNT, "0" * 32)
+            with monkeypatch.context() as broken:
+                broken.setattr(service, "check_account", _bug_of_the_router)
+                async with AsyncClient(address, insecure=True, direct=False) as routed:
+                    with pytest.raises(errors.InternalError):
+                        await routed.get_account(ACCOUNT)
             await nodes.stop(nodes.leader)
             await until(lambda: nodes.leader != 0)
             await mail.deliver(RAW, to=[ACCOUNT])
@@ -95,7 +100,9 @@ def _judge(text: str) -> None:
     for what, secret in {**SECRETS, "account": ACCOUNT, "a": ABSENT, "b": OTHER}.items():
         assert secret.lower() not in text.lower(), what
     lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-    assert any("incident" in str(each["event"]) for each in lines)
+    incidents = [str(each["event"]) for each in lines if "incident" in str(each["event"])]
+    assert any("AccountService/GetAccount" in each for each in incidents), "of the router"
+    assert any("BlobService.GetBlob" in each for each in incidents), "of a node"
     slow = [each for each in lines if each["event"] == "slow call"]
     assert len({each["method"] for each in slow}) >= 5
     assert pseudonym(ACCOUNT, KEY) in {each.get("account") for each in slow}
@@ -123,6 +130,10 @@ async def _use(mail: AsyncClient, *, again: bool) -> None:
         await mail.list_messages(ACCOUNT, SECRETS["mailbox"])  # no id
     with pytest.raises(errors.MailraftError):
         await mail.list_messages(ACCOUNT, page_token=SECRETS["looked for"])
+
+
+def _bug_of_the_router(*_: object) -> None:
+    raise RuntimeError(f"{ACCOUNT}: {SECRETS['body']}")
 
 
 async def _bug(*_: object) -> None:
