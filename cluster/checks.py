@@ -11,6 +11,7 @@ import grpc
 
 from mailraft.internal.v1 import audit_service_pb2, audit_service_pb2_grpc, record_pb2
 from mailraft.node.agreement import Digests, compare
+from mailraft.node.interfaces import META_GROUP
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
 from mailraft.wire.channels import Channels
 from mailraft.wire.credentials import AnyCredentials
@@ -28,6 +29,7 @@ class ShardCompared:
 
     shard: int
     replicas: int
+    is_meta: bool = False
     index: int = 0
     matching: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
@@ -35,7 +37,8 @@ class ShardCompared:
     missing: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        told = [f"s{self.shard} @{self.index}: {len(self.matching)}/{self.replicas} match"]
+        name = "meta" if self.is_meta else f"s{self.shard}"
+        told = [f"{name} @{self.index}: {len(self.matching)}/{self.replicas} match"]
         told += [f"{name} differs" for name in self.differing]
         told += [f"{name} {why}" for name, why in self.missing.items()]
         return ", ".join(told)
@@ -85,6 +88,9 @@ class Checks:
 
     def __init__(self, cluster_map: cluster_pb2.ClusterMap, credentials: AnyCredentials) -> None:
         self._map = cluster_map
+        # The one that keeps the map, if there is one, and the shards.
+        meta = [cluster_map.meta] if cluster_map.HasField("meta") else []
+        self._groups = [*meta, *cluster_map.shards]
         self._names = {node.id: node.name for node in cluster_map.nodes}
         self._channels = Channels(credentials)
         self._addresses = {node.id: node.address for node in cluster_map.nodes}
@@ -98,7 +104,7 @@ class Checks:
     # ---- digests ---------------------------------------------------------------------------------
 
     async def compare(self) -> list[ShardCompared]:
-        """Every shard, at an index that as many replicas as possible have reached."""
+        """Every group, at an index that as many replicas as possible have reached."""
         found: dict[int, ShardCompared] = {}
         for attempt in range(TRIES_MAX):
             if attempt:
@@ -107,20 +113,22 @@ class Checks:
             asked = zip(self._addresses, told, strict=True)
             silent = {node for node, each in asked if each is None}
             gathered = self._gathered([each or [] for each in told])
-            for shard in self._map.shards:
+            for shard in self._groups:
                 known = found.get(shard.id)
                 if known is None or known.missing:
                     found[shard.id] = self._compared(shard, gathered[shard.id], silent)
             waits = (why for each in found.values() for why in each.missing.values())
             if not any(why == _BEHIND for why in waits):
                 break
-        return [found[shard.id] for shard in self._map.shards]
+        return [found[shard.id] for shard in self._groups]
 
     async def _statuses(self, node: int) -> list[cluster_pb2.ShardStatus] | None:
         stub = cluster_pb2_grpc.ClusterServiceStub(self._channels.to(self._addresses[node]))
         request = cluster_pb2.ListShardsRequest(node_id=node)
         found: list[cluster_pb2.ShardStatus] = []
         try:
+            if any(replica.node_id == node for replica in self._map.meta.replicas):
+                found += await _meta_status(stub)
             while True:
                 page = await stub.ListShards(request, timeout=ASK_S_MAX)
                 found += page.shards
@@ -131,7 +139,7 @@ class Checks:
             return None
 
     def _gathered(self, told: Sequence[Sequence[cluster_pb2.ShardStatus]]) -> dict[int, _Told]:
-        gathered = {shard.id: _Told() for shard in self._map.shards}
+        gathered = {shard.id: _Told() for shard in self._groups}
         for statuses in told:
             for status in statuses:
                 shard = gathered.setdefault(status.shard.id, _Told())
@@ -146,7 +154,7 @@ class Checks:
 
     def _compared(self, shard: cluster_pb2.Shard, told: _Told, silent: set[int]) -> ShardCompared:
         name = {each.replica_id: self._names.get(each.node_id, "?") for each in shard.replicas}
-        found = ShardCompared(shard.id, len(shard.replicas))
+        found = ShardCompared(shard.id, len(shard.replicas), shard is self._map.meta)
         voters = [
             each.replica_id
             for each in shard.replicas
@@ -199,6 +207,19 @@ class Checks:
         except grpc.aio.AioRpcError as error:
             found.error = f"{error.code().name} {error.details()}"
         return found
+
+
+async def _meta_status(
+    stub: cluster_pb2_grpc.ClusterServiceAsyncStub,
+) -> list[cluster_pb2.ShardStatus]:
+    """Nothing from a node before 0.3.0, which tells of shards alone."""
+    try:
+        request = cluster_pb2.GetShardRequest(shard=META_GROUP)
+        return [(await stub.GetShard(request, timeout=ASK_S_MAX)).shard]
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return []
+        raise
 
 
 _BEHIND = "is behind: no index in common"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from mailraft.node.interfaces import node_of
+from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.node.shard import Replica
 from mailraft.v1 import cluster_pb2
 from mailraft.wire import errors, limits, tokens
@@ -202,18 +202,17 @@ class Cluster:
         return told
 
     def _shard(self, current: cluster_pb2.ClusterMap, number: int) -> cluster_pb2.Shard:
-        for shard in current.shards:
+        hinted = self._with_hints(current)
+        if number == META_GROUP and hinted.HasField("meta"):
+            return hinted.meta
+        for shard in hinted.shards:
             if shard.id == number:
-                told = cluster_pb2.Shard()
-                told.CopyFrom(shard)
-                hint = self._hints(current).get(number)
-                if hint is not None:
-                    told.leader.CopyFrom(hint)
-                return told
+                return shard
         raise errors.ShardNotFoundError(f"there is no shard {number}")
 
     def _status(self, shard: cluster_pb2.Shard) -> cluster_pb2.ShardStatus:
-        own = next((each for each in self._shards.replicas() if each.group == shard.id), None)
+        here = (*self._shards.replicas(), self._shards.meta)
+        own = next((each for each in here if each is not None and each.group == shard.id), None)
         status = cluster_pb2.ShardStatus(shard=shard)
         differing = self._shards.differing(shard.id) if own is not None else ()
         for replica in shard.replicas:

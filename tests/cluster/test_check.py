@@ -41,7 +41,11 @@ async def test_checks_hold_under_writes(cluster: LocalCluster, client: AsyncClie
     try:
         status, told = await check(cluster, "hash")
         assert (status, told["status"]) == (0, "OK")
-        assert [len(shard["matching"]) for shard in told["shards"]] == [3] * len(cluster.map.shards)
+        assert [shard["shard"] for shard in told["shards"]] == [
+            0,  # the group that keeps the map
+            *(shard.id for shard in cluster.map.shards),
+        ]
+        assert all(len(shard["matching"]) == 3 for shard in told["shards"])
         status, told = await check(cluster, "blobs")
         assert (status, told["status"]) == (0, "OK")
         assert len(told["replicas"]) == 3 * len(cluster.map.shards)

@@ -39,6 +39,7 @@ class Nodes:
             for number in (1, 2, 3)
         ]
         self.map = mapfile.make(nodes, 1)
+        self.map.ClearField("meta")  # a file that does not change
         self.running: dict[int, NodeServer] = {}
         self.registries: dict[int, CollectorRegistry] = {}
 

@@ -598,6 +598,7 @@ class GetShardRequest(_message.Message):
 
     SHARD_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
+    """0: the group that keeps the map."""
     def __init__(
         self,
         *,
