@@ -58,7 +58,7 @@ def load(cluster: LocalCluster, asked: Asked, folder: Path) -> None:
         "MAILRAFT_CERTS": str(cluster.certs_folder or ""),
         "MAILRAFT_REQUESTS": str(asked.requests),
         "MAILRAFT_SECONDS": str(asked.seconds),
-        "MAILRAFT_RETRIES": str(folder / "retries.json"),
+        "MAILRAFT_OUTCOME": str(folder / "outcome.json"),
     }
     [port] = choose(1)
     join = ["--master-port", str(port), "--master-host", "127.0.0.1"]
@@ -103,10 +103,11 @@ async def run(asked: Asked, folder: Path) -> Run:
         took_s = time.monotonic() - began_s
         requests = read_requests((folder / "requests.json").read_text("utf-8"))
         acknowledged = sum(each.done for each in requests if each.name in DELIVERING)
-        retries = json.loads((folder / "retries.json").read_text("utf-8"))
+        outcome = json.loads((folder / "outcome.json").read_text("utf-8"))
         return Run(
             requests,
-            retries,
+            outcome["retries"],
+            outcome["failed"],
             took_s,
             asked.users,
             acknowledged,

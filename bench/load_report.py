@@ -37,10 +37,13 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """retries: by who retried and why. acknowledged, found: mails that were delivered."""
+    """retries: by who retried and why. failed: by request and error. acknowledged, found: mails
+    that were delivered.
+    """
 
     requests: Sequence[Requests]
     retries: Mapping[str, int]
+    failed: Mapping[str, int]
     took_s: float
     users: int
     acknowledged: int
@@ -117,6 +120,10 @@ def _foot(run: Run) -> Iterator[str]:
     yield f"Failed after all retries: {run.total.failed:,}. Mails acknowledged:"
     yield f"{run.acknowledged:,}; {verdict}."
     yield ""
+    if run.failed:
+        why = ", ".join(f"{count:,} × {why}" for why, count in sorted(run.failed.items()))
+        yield f"Failures: {why}. A delivery that failed may be there."
+        yield ""
     retried = ", ".join(f"{count:,} × {why}" for why, count in sorted(run.retries.items()))
     yield f"Retries, by who repeated a call and what the try before met: {retried or 'none'}."
     yield ""

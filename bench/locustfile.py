@@ -19,12 +19,12 @@ are in flight. Those of one process share one client and one stream of changes. 
 at random.
 
 A request fails when the client gave up on it (it retries by itself until its deadline) and the user
-did too: like a service, a user repeats what may be repeated, after the time that the server names,
-a few times. Both kinds of retry are counted, and printed at the end.
+did too: like a service with a queue, a user repeats what may be repeated, after the time that the
+server names, for some minutes. Both kinds of retry are counted, and printed at the end.
 
 MAILRAFT_SERVER (default 127.0.0.1:7400) and MAILRAFT_CERTS (default .mailraft/certs; empty: plain
 text) say where; MAILRAFT_REQUESTS after how many requests of all workers to stop, MAILRAFT_SECONDS
-after which time at the latest; and MAILRAFT_RETRIES a file for the retries as JSON.
+after which time at the latest; and MAILRAFT_OUTCOME a file for retries and failures as JSON.
 
 Users are greenlets; AsyncClient, which coalesces their calls, needs an event loop, and that a
 thread of its own. Hence LOCUST_SKIP_MONKEY_PATCH where users are: with gevent's patches there are
@@ -69,7 +69,7 @@ SERVER = os.environ.get("MAILRAFT_SERVER", "127.0.0.1:7400")
 CERTS = os.environ.get("MAILRAFT_CERTS", ".mailraft/certs")
 REQUESTS = int(os.environ.get("MAILRAFT_REQUESTS", "0"))
 SECONDS = float(os.environ.get("MAILRAFT_SECONDS", "inf"))
-RETRIES_FILE = os.environ.get("MAILRAFT_RETRIES", "")
+OUTCOME_FILE = os.environ.get("MAILRAFT_OUTCOME", "")
 ACCOUNTS = 1_000
 BODY_BYTES_MEAN = 4_300  # as in the corpora that mail servers are measured with
 BODIES = 256
@@ -77,8 +77,9 @@ WATCHED = 20  # accounts of each process
 PAGE, MATCHES = 50, 20
 FLAGGED = search_pb2.MessageFilter(has_keyword="$flagged")
 DEADLINE_S = 20.0
-TRIES = 5  # of a user, each with all the retries of the client
-TOLD_DEADLINE_S = 20.0
+PATIENCE_S = 300.0  # of a user, who calls again when the client has given up
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 10.0
+TOLD_DEADLINE_S = 120.0
 LOOK_EVERY_S = 0.5
 
 T = TypeVar("T")
@@ -308,15 +309,16 @@ class MailUser(User):
 
 
 async def _persistently(call: Callable[[], Awaitable[T]]) -> T:
-    for _ in range(TRIES - 1):
+    end_s, pause_s = time.monotonic() + PATIENCE_S, PAUSE_MIN_S
+    while True:
         try:
             return await call()
         except MailraftError as error:
-            if not error.retryable:
+            if not error.retryable or time.monotonic() > end_s:
                 raise
             Service.retries[error.name] += 1
-            await asyncio.sleep((error.retry_after_ms or 0) / 1000)
-    return await call()
+            await asyncio.sleep(max(pause_s, (error.retry_after_ms or 0) / 1000))
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
 
 # ---- a run: its length, and the retries of all its workers ---------------------------------------
@@ -354,8 +356,11 @@ def _report(environment: Environment, **_: Any) -> None:
         return
     found = sum(_told.values(), Counter()) if _told else Service.all_retries()
     print("retries:", ", ".join(f"{count:,} {why}" for why, count in found.items()) or "none")
-    if RETRIES_FILE:
-        Path(RETRIES_FILE).write_text(json.dumps(found), "utf-8")
+    failed: Counter[str] = Counter()
+    for error in environment.stats.errors.values():
+        failed[f"{error.name}: {error.error}"] += error.occurrences
+    if OUTCOME_FILE:
+        Path(OUTCOME_FILE).write_text(json.dumps({"retries": found, "failed": failed}), "utf-8")
 
 
 for _hook, _listener in (

@@ -22,7 +22,7 @@ SCATTERED = 0.1  # share of messages whose date has nothing to do with their UID
 
 
 async def clusters(data: Data) -> None:
-    """Every setting that is not there yet; saved after each cluster."""
+    """Every setting that is not there yet; saved after each."""
     wanted = [each for each in measure.settings() if each not in data.settings]
     for group in measure.by_cluster(wanted):
         with tempfile.TemporaryDirectory(prefix="mailraft-scale-") as folder:
@@ -31,9 +31,8 @@ async def clusters(data: Data) -> None:
                 for setting in group:
                     data.seen.append(await rig.measure(setting))
                     print(report.line(data.seen[-1]), flush=True)
-                found = measure.ClusterSeen(*group[0].cluster, *idle, rig.disk_ratio)
-        data.clusters.append(found)
-        data.save(DATA)
+                    data.keep(measure.ClusterSeen(*setting.cluster, *idle, rig.disk_ratio))
+                    data.save(DATA)
 
 
 def mailboxes(data: Data) -> None:

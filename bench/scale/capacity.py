@@ -45,7 +45,7 @@ class Costs:
 
 def fitted(data: Data) -> Costs:
     """The model of what was measured: what a call adds to what its nodes take anyway."""
-    idle_of = {(each.nodes, each.shards): each for each in data.clusters}
+    idle_of = {each.shape: each for each in data.clusters}
 
     def points(
         cost_of: Callable[[Seen], Cost], features: Callable[[Setting], Mapping[str, float]]

@@ -14,10 +14,13 @@ from bench.scale.measure import ClusterSeen, Cost, Seen, Setting
 
 @dataclass(slots=True)
 class Data:
-    """mailbox: by operation and messages in the mailbox, medians in microseconds."""
+    """load_average: how many processes wanted a core in the minute before it began. mailbox: by
+    operation and messages in the mailbox, medians in microseconds.
+    """
 
     cores: int
     python: str
+    load_average: float
     seen: list[Seen] = field(default_factory=list)
     clusters: list[ClusterSeen] = field(default_factory=list)
     mailbox: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -25,7 +28,7 @@ class Data:
     @classmethod
     def here(cls) -> Self:
         """Nothing yet, on this machine."""
-        return cls(os.cpu_count() or 1, platform.python_version())
+        return cls(os.cpu_count() or 1, platform.python_version(), os.getloadavg()[0])
 
     @property
     def settings(self) -> set[Setting]:
@@ -34,6 +37,11 @@ class Data:
     def of(self, setting: Setting) -> Seen:
         """Raises StopIteration if it was not measured."""
         return next(each for each in self.seen if each.setting == setting)
+
+    def keep(self, found: ClusterSeen) -> None:
+        """In place of what was known of a cluster of this shape."""
+        known = [each for each in self.clusters if each.shape != found.shape]
+        self.clusters = [*known, found]
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(_rounded(asdict(self)), indent=1) + "\n", "utf-8")
@@ -56,7 +64,8 @@ class Data:
             for name, sizes in content["mailbox"].items()
         }
         clusters = [ClusterSeen(**each) for each in content["clusters"]]
-        return cls(content["cores"], content["python"], seen, clusters, mailbox)
+        machine = content["cores"], content["python"], content["load_average"]
+        return cls(*machine, seen, clusters, mailbox)
 
 
 def _rounded(value: Any) -> Any:

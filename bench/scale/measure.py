@@ -20,7 +20,7 @@ from statistics import median
 import psutil  # type: ignore[import-untyped]
 from bench.failover import percentile
 
-from mailraft.client import AsyncClient
+from mailraft.client import AsyncClient, MailraftError
 from mailraft.client.options import MessageOrder, MessageView
 from mailraft.cluster.local import LocalCluster, LocalOptions
 
@@ -114,6 +114,11 @@ class ClusterSeen:
     cpu_percent: float
     memory_mib: float
     disk_ratio: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As `Setting.cluster`."""
+        return self.nodes, self.shards
 
 
 @dataclass(slots=True)
@@ -219,7 +224,14 @@ class Rig:
         async def caller() -> None:
             now_s = time.perf_counter()
             while now_s < end_s:
-                await call()
+                try:
+                    await call()
+                except MailraftError as error:
+                    if not error.retryable:
+                        raise
+                    # As services do; the time counts, in the next call's latency too.
+                    await asyncio.sleep((error.retry_after_ms or 0) / 1000)
+                    continue
                 before_s, now_s = now_s, time.perf_counter()
                 into.took_s.append(now_s - before_s)
 

@@ -93,7 +93,7 @@ def write(data: Data, folder: Path) -> None:
 
 
 def markdown(data: Data) -> str:
-    parts = [_INTRODUCTION.format(cores=data.cores, python=data.python)]
+    parts = [_INTRODUCTION.format(cores=data.cores, python=data.python, load=data.load_average)]
     for varied in VARIED:
         parts += [*_table(varied, data), _READING[varied.title]]
     parts += [*_mailbox_table(data), _MAILBOX, *_idle_table(data), _IDLE]
@@ -187,7 +187,9 @@ Written by `make scale` (bench/scale) from what it measured, which is in [scale.
 Measured on one machine with {{cores}} cores, which all nodes, the caller and its {BASE.replicas}
 replicas' disk share, under Python {{python}}: **more nodes do not make this machine faster**, they
 share it. So CPU is told beside the rates: milliseconds a call, of all nodes together + of the
-client. Nodes with a core each do as much more as the client and the other nodes took.
+client. Nodes with a core each do as much more as the client and the other nodes took. When it
+began, {{load:.0f}} other processes wanted the {{cores}} cores: rates are lower and latencies longer
+by that, CPU is not.
 
 One number at a time is varied; the others are {BASE.nodes} nodes, {BASE.shards} shards, mails of
 {size_name(BASE.size_bytes)} of which about half compresses, {BASE.concurrency} calls in flight of

@@ -39,13 +39,13 @@ def test_percentiles(requests: list[Requests]) -> None:
 
 def test_total(requests: list[Requests]) -> None:
     """All kinds together."""
-    total = Run(requests, {}, 10.0, 4, 100, 100).total
+    total = Run(requests, {}, {}, 10.0, 4, 100, 100).total
     assert (total.count, total.failed, total.percentile_ms(0.05)) == (110, 0, 5)
 
 
 def test_a_good_run_says_so(requests: list[Requests]) -> None:
     """Its rate, its retries, and that each mail is there once."""
-    run = Run(requests, {"client NOT_LEADER": 1_200, "user OVERLOADED": 3}, 11.0, 4, 100, 100)
+    run = Run(requests, {"client NOT_LEADER": 1_200, "user OVERLOADED": 3}, {}, 11.0, 4, 100, 100)
     text = markdown(run)
     assert run.good
     assert text.startswith("# 110 requests")
@@ -59,6 +59,7 @@ def test_a_good_run_says_so(requests: list[Requests]) -> None:
 def test_a_bad_run_is_not_good(requests: list[Requests], failed: int, found: int) -> None:
     """A request that failed, a mail that is lost or one that is there twice."""
     some = read_requests(json.dumps([stats("list", {"1": 5}, failed)]))
-    run = Run([*requests, *some], {}, 10.0, 4, 100, found)
+    run = Run([*requests, *some], {}, {"list: no": failed}, 10.0, 4, 100, found)
     assert not run.good
     assert (f"{found} ARE THERE" in markdown(run)) == (found != 100)
+    assert f"Failures: {failed} × list: no." in markdown(run)

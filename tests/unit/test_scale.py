@@ -60,6 +60,7 @@ def data() -> Data:
     return Data(
         2,
         "3.11",
+        0.5,
         [seen(each) for each in measure.settings()],
         [idle(*each) for each in clusters],
         mailbox,
