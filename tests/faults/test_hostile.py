@@ -122,7 +122,7 @@ async def silent(_: LocalCluster, address: str) -> str:
     host, port = split_address(address)
     held = [await asyncio.open_connection(host, port) for _ in range(500)]
     await asyncio.sleep(1.0)
-    for _, writer in held:
+    for _reader, writer in held:
         writer.transport.abort()
     return f"{len(held)} connections"
 
