@@ -119,13 +119,10 @@ class Watched:
 
     def __init__(self, cluster: LocalCluster, node: int) -> None:
         self.cluster, self.node = cluster, node
+        self.child = next(each for each in cluster.children() if each.name == f"n{node}")
         self.folder = cluster.data_folder(node)
         self.led_while_fetching: list[str] = []
         self.ended = 0
-
-    @property
-    def child(self) -> Child:
-        return next(each for each in self.cluster.children() if each.name == f"n{self.node}")
 
     @asynccontextmanager
     async def supervised(self) -> AsyncIterator[None]:
@@ -178,10 +175,17 @@ class Watched:
         assert not undone, undone
 
     async def settled(self, pattern: str) -> Path:
-        """The largest such file, once nothing was done to it for so long that it is remembered."""
+        """The largest such file, once nothing was done to it for so long that it is remembered; of
+        a log or manifest, which are written all the time and prove themselves, one with records.
+        """
         while True:
             found = [path for path in self.folder.glob(pattern) if path.stat().st_size]
+            if not found:
+                await asyncio.sleep(0.1)
+                continue
             path = max(found, key=lambda each: each.stat().st_size)
+            if path.suffix == ".log" or path.name.startswith("MANIFEST-"):
+                return path
             age_s = time.time() - path.stat().st_ctime
             if age_s > SETTLED_S + 0.5:
                 return path
