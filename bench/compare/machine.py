@@ -14,7 +14,7 @@ SECTOR_BYTES = 512
 SECTORS_WRITTEN = 6  # the seventh field of /sys/block/*/stat
 QUIET_BYTES_PER_S = 256 * 1024
 QUIET_FOR = 3  # looks, a second apart
-SETTLE_MAX_S = 40.0
+SETTLE_MAX_S = 20.0
 
 
 def cpu_s(pids: Iterable[int]) -> float:
