@@ -22,6 +22,8 @@ REPLICAS = 3
 DAY_S = 86_400
 # Two calls of a lane are in flight, and carry what waits between them.
 CALLS_IN_FLIGHT = 2
+# What heartbeats may take of a node's core.
+IDLE_PERCENT_MAX = 25.0
 # From here on mails go and come in pieces.
 PIECES_FROM_BYTES = MIB
 
@@ -114,8 +116,8 @@ def _idle_point(idle: ClusterSeen, used: float) -> Point:
 
 
 def keeping(groups: float, peers: float) -> Mapping[str, float]:
-    """What a node takes idle: peers are the other nodes that have a replica of one of its groups,
-    with whom it exchanges heartbeats.
+    """What a node takes idle. Peers: all other nodes of the cluster, since each beats to each
+    whether they share a group or not (node/peers.py).
     """
     return {"node": 1.0, "peer": peers, "group": groups}
 
@@ -161,7 +163,8 @@ NODE = NodeSize()
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Rates are of the busiest hour; bytes on disk and CPU of all replicas together. idle_percent:
-    of a core of each node, that it takes before anybody calls.
+    of a core of each node, before anybody calls, were they all one cluster; idle_percent_shared: if
+    nodes beat only to those they share a group with. nodes_a_cluster: before IDLE_PERCENT_MAX.
     """
 
     mails_per_s: float
@@ -175,6 +178,8 @@ class Needs:
     nodes_by_disk: int
     nodes_by_network: int
     idle_percent: float
+    idle_percent_shared: float
+    nodes_a_cluster: float
     memory_mib: float
 
     @property
@@ -188,8 +193,9 @@ class Needs:
 
     @property
     def clusters(self) -> int:
-        """How many a deployment has to be split into, by what one can be told to have."""
-        return max(math.ceil(self.shards / SHARDS_MAX), math.ceil(self.nodes / NODES_MAX))
+        """How many a deployment has to be split into: by shards, and by nodes."""
+        nodes = min(NODES_MAX, self.nodes_a_cluster)
+        return max(math.ceil(self.shards / SHARDS_MAX), math.ceil(self.nodes / nodes))
 
 
 def needs(profile: Profile, mailboxes: int, costs: Costs, node: NodeSize = NODE) -> Needs:
@@ -214,7 +220,9 @@ def needs(profile: Profile, mailboxes: int, costs: Costs, node: NodeSize = NODE)
     by_network = math.ceil(network / (node.network_bytes_per_s * node.network_used))
     nodes = max(REPLICAS, by_cpu, by_disk, by_network)
     groups = shards * REPLICAS / nodes
-    kept_up = keeping(groups, min(nodes - 1, groups * (REPLICAS - 1)))
+    kept_up, shared = (
+        keeping(groups, min(nodes - 1, peers)) for peers in (nodes - 1, groups * (REPLICAS - 1))
+    )
     return Needs(
         mails,
         fetches,
@@ -227,6 +235,8 @@ def needs(profile: Profile, mailboxes: int, costs: Costs, node: NodeSize = NODE)
         by_disk,
         by_network,
         costs.idle_cpu.model.predict(kept_up),
+        costs.idle_cpu.model.predict(shared),
+        1 + at_most(costs, "peer", IDLE_PERCENT_MAX),
         costs.idle_memory.model.predict(kept_up),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.scale.capacity import (
     DAY_S,
     GIB,
+    IDLE_PERCENT_MAX,
     MAILBOXES,
     NODE,
     PROFILES,
@@ -33,7 +34,6 @@ PIB = 1024 * TIB
 CLIENTS = 10_000
 META_ASKS_PER_S = 2  # of each node, by who leads the meta group (docs/decisions/0009)
 CALL_CPU_S = 0.0003  # of a unary gRPC call in Python, whatever it does
-IDLE_PERCENT = 25.0
 COEFFICIENTS = {
     "mail": "a mail, each replica",
     "entry": "a log entry, each replica",
@@ -117,9 +117,10 @@ _ROWS: Sequence[tuple[str, Callable[[Needs], str]]] = (
     ("nodes by network", lambda each: f"{each.nodes_by_network:,}"),
     ("**nodes**", lambda each: f"**{each.nodes:,}**"),
     ("groups a node", lambda each: f"{each.groups:,.0f}"),
-    ("a node idle, % of its core", lambda each: f"{each.idle_percent:,.0f}"),
+    ("each idle, % of its core, in one cluster", lambda each: f"{each.idle_percent:,.0f}"),
+    ("the same, beating to fewer (below)", lambda each: f"{each.idle_percent_shared:,.0f}"),
     ("memory a node, before caches", lambda each: f"{each.memory_mib:,.0f} MiB"),
-    ("clusters to split it into", lambda each: f"{each.clusters:,}"),
+    ("**clusters to split it into**", lambda each: f"{each.clusters:,}"),
 )
 
 
@@ -150,7 +151,7 @@ def _worked(profile: Profile, mailboxes: int, costs: Costs) -> Iterator[str]:
 def _breaks(costs: Costs) -> Iterator[str]:
     thousand = map_bytes(1_000, SHARDS_MAX)
     idle = costs.idle_cpu.model.coefficients
-    groups, peers = (at_most(costs, what, IDLE_PERCENT) for what in ("group", "peer"))
+    groups, peers = (at_most(costs, what, IDLE_PERCENT_MAX) for what in ("group", "peer"))
     node_bytes = NODE.disk_bytes * NODE.disk_used
     yield _BREAKS.format(
         shards_max=f"{SHARDS_MAX:,}",
@@ -168,7 +169,8 @@ def _breaks(costs: Costs) -> Iterator[str]:
         per_node=f"{idle['node']:.1f}",
         per_peer=f"{idle['peer']:.2f}",
         some_peers=f"{peers:,.0f}",
-        percent=f"{IDLE_PERCENT:.0f}",
+        all_peers=f"{at_most(costs, 'peer', 100.0):,.0f}",
+        percent=f"{IDLE_PERCENT_MAX:.0f}",
         groups=f"{groups:,.0f}",
         rate=BYTES_PER_S // MIB,
         slowest=f"{BYTES_PER_S * SHARE_MIN / MIB:.0f}",
@@ -208,7 +210,7 @@ _MODEL = """\
 - On the disk of one replica a byte of mail took {disk_ratio:.2f} bytes (median of the clusters
   above), of text of which half compresses, with the log that was not yet compacted. Attachments
   that are compressed already take 1.
-- **a peer** of a node is another one that has a replica of one of its groups.
+- **a peer** of a node is each other node of the cluster.
 
 The errors are largest at the ends of the scale, where what the model leaves out counts: the loop
 waking up for one call, hundreds of logs on two cores. It is meant for "ten nodes or a hundred", not
@@ -229,9 +231,10 @@ in so many shards each mail is a log entry of its own.
 For {mailboxes} mailboxes ({name}): {mailboxes} × {mails} mails × {busy} / {day} s = {rate} mails a
 second in the busiest hour. Kept: {mailboxes} × {mails} × {days} days × {size} KiB = {kept} PiB, ×
 {ratio} on disk × 3 replicas = {disk} PiB. / {per_node} TiB = {nodes} nodes, and {shards} shards.
-The CPU of {cores} busy cores needs {by_cpu} nodes at half a loop. **Disk decides, not Python**: a
-node that keeps mail for years is mostly idle. Caches come on top of the memory
-(`block_cache_bytes`, 256 MiB by default), and so does what large mails have in flight.
+The CPU of {cores} busy cores needs {by_cpu} nodes at half a loop. **Disk decides, not Python**:
+what calls cost is little. What nodes cost each other is not: the two rows of idle nodes, and the
+first item below. Caches come on top of the memory (`block_cache_bytes`, 256 MiB by default), and so
+does what large mails have in flight.
 """
 
 _BREAKS = """\
@@ -239,32 +242,35 @@ _BREAKS = """\
 
 In the order in which a growing cluster would meet it.
 
-1. **Time to move or heal.** A snapshot is sent at {rate} MiB/s at most, and at {slowest} MiB/s when
+1. **Heartbeats from every node to every node.** Those of all groups travel in one message, but ten
+   times a second, and to each node of the map, whether it shares a group or not. An idle node takes
+   {per_node} % of a core and {per_peer} % for each other node: {percent} % at {some_peers} of them,
+   all of it at {all_peers}. (Fitted to at most four: to be measured with more first.) So a cluster
+   is a few dozen nodes until nodes beat only to those they share groups with. That would be two a
+   group at most, which still counts (the row above); placing shards in fewer combinations of nodes
+   (copysets) makes it few.
+2. **Time to move or heal.** A snapshot is sent at {rate} MiB/s at most, and at {slowest} MiB/s when
    callers already wait. A shard of {shard} GiB takes {shard_minutes} minutes; {node_tib} TiB, all
    of a node, {node_hours} hours into one other node, and {node_days} days if every loop is late.
    After a node died its shards are copied from and to many: over {peers} nodes {peer_hours} hours.
    Until then they have two replicas. Larger disks make it worse in proportion; smaller nodes,
    several to a host, are the answer.
-2. **Shards.** A cluster begins with at most {shards_max} of them ({nodes_max} nodes), and this
+3. **Shards.** A cluster begins with at most {shards_max} of them ({nodes_max} nodes), and this
    version cannot split one: of {shard} GiB each that is {most_pib} PiB of mail. Past it shards
-   grow, and 1. gets worse; or there are several clusters, and a directory that knows in which one
+   grow, and 2. gets worse; or there are several clusters, and a directory that knows in which one
    an account is. That is what 100 million mailboxes need in any case, also so that one mistake does
    not reach all.
-3. **One loop a node.** A node with a core of its own takes {alone} mails of 4 KiB a second one by
+4. **One loop a node.** A node with a core of its own takes {alone} mails of 4 KiB a second one by
    one and {batched} in batches, as one of {replicas} replicas. A *shard* cannot be faster than the
    node that leads it, and an *account* not than its shard: one mailbox that gets more than that (a
    journal of everything, a spam trap) has to be several accounts. More processes a host are more
    nodes.
-4. **Peers and groups a node.** Heartbeats of all groups travel in one message to each peer, ten
-   times a second each way. An idle node takes {per_node} % of a core, {per_peer} % for each peer
-   and {per_group} % for each group: {percent} % at {some_peers} peers, or at {groups} groups.
-   Replicas are spread, so a node with n groups has up to 2n peers: that, not the number of groups,
-   is what fills the loop of an idle node in a large cluster (the row above). Placing shards in
-   fewer combinations of nodes (copysets), or beating more slowly, would be next.
-5. **The map.** 1,000 nodes with {shards_max} shards are {map_kib} KiB, and everybody gets all of it
+5. **Groups a node.** {per_group} % of a core for each idle group: {percent} % at {groups}. Nodes
+   that are planned as above are far from it; a small cluster with thousands of shards would not be.
+6. **The map.** 1,000 nodes with {shards_max} shards are {map_kib} KiB, and everybody gets all of it
    with each change: {clients} clients {map_gb} GB, {map_s} s of a 10 Gbit/s link, times each step
    of a rebalance. Beyond that the map has to be told in differences, or by shard.
-6. **The meta group.** Whoever leads it asks every node {asks} times a second. At {call_us} µs a
+7. **The meta group.** Whoever leads it asks every node {asks} times a second. At {call_us} µs a
    call all of its core is taken at {meta_nodes} nodes; the interval has to grow with the cluster
    before (docs/decisions/0009). Mail needs no meta group: nothing is lost, changes are late.
 """

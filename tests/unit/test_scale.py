@@ -182,10 +182,21 @@ def test_what_is_scarcest_decides(costs: Costs) -> None:
 
 def test_what_one_cluster_cannot_have_is_split(costs: Costs) -> None:
     """By the number of shards, and of nodes, that a cluster may have."""
-    assert needs(LIGHT, 1_000_000, costs).clusters == 1
+    assert needs(LIGHT, 1_000, costs).clusters == 1
     found = needs(OFFICE, 100_000_000, costs)
+    assert found.nodes_a_cluster == pytest.approx(49)  # 1 % + 48 others × 0.5 % = 25 %
+    assert found.nodes / found.clusters <= found.nodes_a_cluster
     assert found.shards / found.clusters <= SHARDS_MAX
     assert found.nodes / found.clusters <= NODES_MAX
+
+
+def test_every_node_beats_to_every_other(costs: Costs) -> None:
+    """What an idle node takes grows with the cluster; with shared groups alone it would not."""
+    light, office = (needs(profile, 10_000_000, costs) for profile in (LIGHT, OFFICE))
+    assert office.nodes > light.nodes
+    groups = office.groups
+    assert office.idle_percent == pytest.approx(1 + 0.5 * (office.nodes - 1) + 0.02 * groups)
+    assert office.idle_percent_shared == pytest.approx(1 + 0.5 * 2 * groups + 0.02 * groups)
 
 
 def test_a_map_grows_with_its_nodes_and_shards() -> None:
@@ -232,7 +243,7 @@ def test_the_capacity_page(data: Data, tmp_path: Path) -> None:
     assert "| 0% | 0% |" in text
     assert "1 million, office" in text
     assert "100 million, light" in text
-    assert "at 48 peers, or at 1,200 groups" in " ".join(text.split())
+    assert "25 % at 48 of them" in " ".join(text.split())
     assert "{" not in text
 
 
