@@ -120,6 +120,14 @@ upgrade: $(VENV) ## roll the last release to this tree and back under load, lead
 runbooks: $(VENV) ## do what docs/runbooks say, on real processes to which it has happened (< 10 min)
 	@$(BIN)/python -m pytest tests/runbooks -s
 
+.PHONY: micro
+micro: $(VENV) ## measure what each layer of a delivery costs, beside what was recorded (30 s)
+	@$(BIN)/python -m bench.micro
+
+.PHONY: bench-check
+bench-check: $(VENV) ## fail if a layer costs 1.5 times what was recorded, in multiples of fixed work
+	@$(BIN)/python -m bench.micro --check
+
 .PHONY: failover
 failover: $(VENV) ## kill a leader 20 times: how long until the next write is acknowledged
 	@$(BIN)/python -m bench.failover

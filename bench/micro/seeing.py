@@ -1,7 +1,5 @@
 """What seeing costs: everything that one delivery does for its trace and for metrics, in one loop.
 
-    python -m bench.micro_tracing [--calls 20000]
-
 Traces: off; on and not sampled; on, sampled and thrown away by the exporter. The steps are those of
 a client, a router, a leader and two followers together. Metrics: what an observed call costs its
 server, without gRPC, which takes about 300 µs on its own.
@@ -9,14 +7,14 @@ server, without gRPC, which takes about 300 µs on its own.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from prometheus_client import CollectorRegistry
 
@@ -30,7 +28,7 @@ from mailraft.wire.observed import Observe
 from mailraft.wire.rpc_metrics import RpcMetrics
 from mailraft.wire.slow_log import SlowLog
 
-ROUNDS = 5
+DELIVERIES = 64
 GROUP, TOKEN, INDEX = 1, 1, 1
 NO_FRAME = raft_pb2.ExchangeRequest()
 
@@ -83,64 +81,52 @@ def one_delivery(
         answered(GROUP, now_s, times, now_s=now_s)
 
 
-def observed_call() -> Callable[[], Awaitable[Any]]:
-    """A handler that does nothing, as a server that observes calls would run it."""
-    calls, slow = RpcMetrics(CollectorRegistry()), SlowLog(1_000, "handler")
+class Traced:
+    """Deliveries, with traces off (no sampler) or on."""
 
-    async def handle(request: object, context: object) -> None: ...
+    def __init__(self, sampler: Sampler | None) -> None:
+        self._provider: TracerProvider | None = None
+        if sampler is not None:
+            self._provider = TracerProvider(sampler=sampler)
+            self._provider.add_span_processor(SimpleSpanProcessor(Nowhere()))
+        self._flushes, self._leader = Flushes(), EntryTraces(1)
+        self._others = [EntryTraces(2), EntryTraces(3)]
 
-    watched = Observe((calls.ended, slow.ended))._coroutine("S/M", handle, streaming=False)
-    request = delivery_pb2.DeliverMessagesRequest()
-    return lambda: watched(request, None)
-
-
-async def best_us(call: Callable[[], Any], calls: int) -> float:
-    """Of ROUNDS, a call."""
-    took_s = []
-    for _ in range(ROUNDS):
-        began_s = time.perf_counter()
-        for _ in range(calls):
-            made = call()
-            if made is not None:
-                await made
-        took_s.append(time.perf_counter() - began_s)
-    return min(took_s) / calls * 1e6
+    async def run(self) -> int:
+        if self._provider is not None:
+            tracing.enable(self._provider)
+        try:
+            for _ in range(DELIVERIES):
+                one_delivery(delivery_pb2.Delivery(), self._flushes, self._leader, self._others)
+        finally:
+            tracing.disable()
+        return DELIVERIES
 
 
-def enable(sampler: Sampler) -> TracerProvider:
-    """Traces on."""
-    provider = TracerProvider(sampler=sampler)
-    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    tracing.enable(provider)
-    return provider
+class Observed:
+    """Calls of a handler that does nothing, as a server that observes them runs it."""
+
+    def __init__(self) -> None:
+        calls, slow = RpcMetrics(CollectorRegistry()), SlowLog(1_000, "handler")
+
+        async def handle(request: object, context: object) -> None: ...
+
+        self._watched = Observe((calls.ended, slow.ended))._coroutine(
+            "S/M", handle, streaming=False
+        )
+        self._request = delivery_pb2.DeliverMessagesRequest()
+
+    async def run(self) -> int:
+        for _ in range(DELIVERIES):
+            await self._watched(self._request, None)
+        return DELIVERIES
 
 
-async def main(calls: int) -> None:
-    """Measure and print."""
-
-    def untraced() -> None:
-        delivery_pb2.Delivery()
-
-    flushes, leader, others = Flushes(), EntryTraces(1), [EntryTraces(2), EntryTraces(3)]
-
-    def traced() -> None:
-        one_delivery(delivery_pb2.Delivery(), flushes, leader, others)
-
-    empty_us = await best_us(untraced, calls)
-    print(f"traces off: {await best_us(traced, calls) - empty_us:.1f} µs a delivery")
-    for name, sampler, share in (
-        ("on, not sampled", ALWAYS_OFF, 4),
-        ("on, sampled", ALWAYS_ON, 20),
-    ):
-        provider = enable(sampler)
-        took_us = await best_us(traced, max(1, calls // share))
-        print(f"traces {name}: {took_us - empty_us:.1f} µs a delivery")
-        tracing.disable()
-        provider.shutdown()
-    print(f"metrics and slow log: {await best_us(observed_call(), calls) - empty_us:.1f} µs a call")
-
-
-if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("--calls", type=int, default=20_000)
-    asyncio.run(main(arguments.parse_args().calls))
+def layers() -> dict[str, Traced | Observed]:
+    """By name; their costs are part of those of other layers."""
+    return {
+        "traces off": Traced(None),
+        "traces, not sampled": Traced(ALWAYS_OFF),
+        "traces, sampled": Traced(ALWAYS_ON),
+        "metrics, slow log": Observed(),
+    }

@@ -1,0 +1,1 @@
+"""Microbenchmarks: what each layer of a delivery costs (python -m bench.micro)."""
