@@ -191,6 +191,10 @@ class Watched:
                 return path
             await asyncio.sleep(SETTLED_S + 0.6 - age_s)
 
+    def largest(self, pattern: str) -> tuple[Path, int]:
+        """The largest such file, and its bytes."""
+        return max(((each, each.stat().st_size) for each in self.folder.glob(pattern)), key=_bytes)
+
     async def stop(self) -> None:
         """In good order: its tables are written."""
         self.cluster.terminate(self.node)
@@ -216,3 +220,7 @@ class Watched:
 
     def log_position(self) -> int:
         return self.child.log_path.stat().st_size
+
+
+def _bytes(sized: tuple[Path, int]) -> int:
+    return sized[1]
