@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 DATA = DOCS / "scale.json"
 MAILBOX_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 MAILBOX_ROUNDS = 200
+PARTS = ("clusters", "idle", "mailboxes", "report")
 SCATTERED = 0.1  # share of messages whose date has nothing to do with their UID
 
 
@@ -33,6 +34,18 @@ async def clusters(data: Data) -> None:
                     print(report.line(data.seen[-1]), flush=True)
                     data.keep(measure.ClusterSeen(*setting.cluster, *idle, rig.disk_ratio))
                     data.save(DATA)
+
+
+async def idle_clusters(data: Data) -> None:
+    """Those that are only looked at, and are not there yet."""
+    known = {each.shape for each in data.clusters}
+    for nodes, shards in measure.IDLE_ONLY:
+        if (nodes, shards) not in known:
+            setting = measure.Setting(nodes, shards)
+            with tempfile.TemporaryDirectory(prefix="mailraft-scale-") as folder:
+                async with measure.rig(setting, Path(folder) / "cluster") as rig:
+                    data.keep(measure.ClusterSeen(nodes, shards, *await rig.idle(), None))
+            data.save(DATA)
 
 
 def mailboxes(data: Data) -> None:
@@ -53,16 +66,18 @@ def mailboxes(data: Data) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["clusters", "mailboxes", "report"])
+    parser.add_argument("parts", nargs="*", choices=PARTS)
     parser.add_argument("--resume", action="store_true", help="only what docs/scale.json has not")
     arguments = parser.parse_args()
-    parts = arguments.parts or ["clusters", "mailboxes", "report"]
+    parts = arguments.parts or PARTS
     began_s = time.monotonic()
     data = Data.load(DATA) if arguments.resume or "clusters" not in parts else Data.here()
     if "mailboxes" in parts and not (arguments.resume and data.mailbox):
         mailboxes(data)
     if "clusters" in parts:
         asyncio.run(clusters(data))
+    if "idle" in parts:
+        asyncio.run(idle_clusters(data))
     if "report" in parts:
         report.write(data, DOCS)
         capacity_report.write(data, DOCS)

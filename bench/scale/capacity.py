@@ -63,7 +63,7 @@ def fitted(data: Data) -> Costs:
         page=fit(points(lambda seen: seen.page, paging)),
         idle_cpu=fit([_idle_point(idle, idle.cpu_percent) for idle in data.clusters]),
         idle_memory=fit([_idle_point(idle, idle.memory_mib) for idle in data.clusters]),
-        disk_ratio=median(each.disk_ratio for each in data.clusters),
+        disk_ratio=median(each.disk_ratio for each in data.clusters if each.disk_ratio is not None),
     )
 
 

@@ -245,7 +245,7 @@ In the order in which a growing cluster would meet it.
 1. **Heartbeats from every node to every node.** Those of all groups travel in one message, but ten
    times a second, and to each node of the map, whether it shares a group or not. An idle node takes
    {per_node} % of a core and {per_peer} % for each other node: {percent} % at {some_peers} of them,
-   all of it at {all_peers}. (Fitted to at most four: to be measured with more first.) So a cluster
+   all of it at {all_peers}. (Fitted to clusters of 1 to 10 nodes.) So a cluster
    is a few dozen nodes until nodes beat only to those they share groups with. That would be two a
    group at most, which still counts (the row above); placing shards in fewer combinations of nodes
    (copysets) makes it few.

@@ -61,6 +61,8 @@ BASE = Setting()
 NODES = (1, 3, 5)
 SHARDS = (1, 4, 8, 16, 64, 256)
 SIZES = (1 * KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 1 * MIB, 10 * MIB)
+# Nodes and shards of clusters that are only looked at idle: more nodes than two cores can load.
+IDLE_ONLY = ((10, 8),)
 CONCURRENCIES = (1, 4, 16, 64, 128, 256, 1_024)
 # Large mails by so many callers only: what is in flight has to fit into memory.
 IN_FLIGHT_BYTES_MAX = 32 * MIB
@@ -106,14 +108,14 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class ClusterSeen:
     """Of a cluster: percent of a core and MiB resident of a node that does nothing; and bytes on
-    the disk of a replica a byte of mail, with the log that is not compacted yet.
+    the disk of a replica a byte of mail, with the log that is not compacted yet (None: no mail).
     """
 
     nodes: int
     shards: int
     cpu_percent: float
     memory_mib: float
-    disk_ratio: float
+    disk_ratio: float | None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -55,7 +55,7 @@ def seen(setting: Setting) -> Seen:
 @pytest.fixture
 def data() -> Data:
     """All settings."""
-    clusters = dict.fromkeys(each.cluster for each in measure.settings())
+    clusters = [*dict.fromkeys(each.cluster for each in measure.settings()), *measure.IDLE_ONLY]
     mailbox = {name: {1_000: 50.0, 1_000_000: 60.0} for name in report.MAILBOX_SERIES}
     return Data(
         2,
