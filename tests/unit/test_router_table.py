@@ -71,7 +71,7 @@ def test_routes_follow_the_conventions_of_the_api() -> None:
 
 def test_everything_in_a_batch_is_a_known_call() -> None:
     """BatchItem has no kind that the table lacks."""
-    for field in batch_pb2.BatchItem.DESCRIPTOR.fields:
+    for field in batch_pb2.BatchItem.DESCRIPTOR.oneofs_by_name["request"].fields:
         assert any(each.batch_field == field.name for each in METHODS.values()), field.name
 
 
