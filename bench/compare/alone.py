@@ -21,11 +21,13 @@ from bench.compare.rows import OURS
 from bench.compare.worker import Worker
 
 from mailraft.client import AsyncClient, Consistency, MailraftError
+from mailraft.cluster.addresses import split_address
 from mailraft.cluster.levels import LogLevel
 from mailraft.cluster.local import LocalCluster, LocalOptions
 
 DEADLINE_S = 60.0
 REST_S = 2.0
+READY_POLL_S = 0.02
 # Of the store that is restarted: bytes of mail first, then small messages up to the number.
 APPENDERS = 12
 MAILS_PER_APPEND = 100
@@ -195,8 +197,8 @@ class _Filling:
 
 
 async def _restart(cluster: LocalCluster, client: AsyncClient, node: int) -> float:
-    """Seconds from the start of a node's process until each of its replicas serves a linearizable
-    read.
+    """Seconds from the start of a node's process until it is ready and each of its replicas has
+    served a linearizable read.
     """
     accounts: dict[int, str] = {}
     for mailbox in range(MAILBOXES):
@@ -212,18 +214,42 @@ async def _restart(cluster: LocalCluster, client: AsyncClient, node: int) -> flo
     await cluster.stopped(node)
     began_s = time.monotonic()
     cluster.start(node)
-    await asyncio.gather(
-        *(
-            client.list_messages(
+    await _wait_ready(cluster.metrics_address(f"n{node}"))
+    # A new client: one that was connected before waits longer and longer until it tries again.
+    async with cluster.client(deadline_s=DEADLINE_S) as new:
+        reads = [
+            new.list_messages(
                 accounts[shard],
                 page_size=1,
                 replica=replica,
                 consistency=Consistency.LINEARIZABLE,
             )
             for shard, replica in replicas.items()
-        )
-    )
+        ]
+        await asyncio.gather(*reads)
     took_s = time.monotonic() - began_s
     await cluster.wait_ready()
     await asyncio.sleep(REST_S)
     return took_s
+
+
+async def _wait_ready(address: str) -> None:
+    """Until /readyz says so."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if await _ready(address):
+                return
+            await asyncio.sleep(READY_POLL_S)
+
+
+async def _ready(address: str) -> bool:
+    host, port = split_address(address)
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
+            return (await reader.readline()).split()[1:2] == [b"200"]
+        finally:
+            writer.close()
+    except OSError:
+        return False

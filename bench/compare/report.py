@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.compare.results import Results
+from bench.compare.results import Results, Scale
 from bench.compare.rows import OURS, Row, Samples, Verdict, verdicts
 from bench.compare.work import Slice
 
@@ -68,6 +68,7 @@ def markdown(rows: Sequence[Row], results: Results, of: str, day: dt.date) -> st
     )
     parts = (
         introduction,
+        *([] if scale == Scale() else ["**A quick run, too short to judge by.**\n"]),
         "## Aims\n",
         "![how near each aim is](compare-aims.svg)\n",
         aims_table(rows, results.samples),
@@ -79,7 +80,13 @@ def markdown(rows: Sequence[Row], results: Results, of: str, day: dt.date) -> st
         "## What it costs\n",
         costs_table(results.slices),
         _COSTS_READING,
-        _NOT_EQUAL.format(large=scale.large_mailbox, failovers=scale.failovers),
+        _NOT_EQUAL.format(
+            large=scale.large_mailbox,
+            failovers=scale.failovers,
+            messages=scale.stored_messages,
+            mail_mb=scale.stored_bytes / 1e6,
+            device_mails=scale.device_mails,
+        ),
     )
     return "\n".join(parts)
 
@@ -246,5 +253,9 @@ own), the same bytes given to each client, each client one process with one conn
   {large:,} messages.
 - **failover**: {failovers} kills, by turns. mailraft's client knows nothing of the kill; etcd's
   client tries the two members that are left, every 100 ms.
-- **restart**: until every replica of the node has served a linearizable read.
+- **size, restart**: a cluster of its own with {mail_mb:,.0f} MB of mail, then small messages up to
+  {messages:,} in all. A restart ends when the node says that it is ready and every replica of it
+  has served a linearizable read.
+- **written to the device**: {device_mails:,} mails, then a checkpoint (PostgreSQL) and until the
+  device is at rest, each by turns.
 """

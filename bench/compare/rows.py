@@ -189,7 +189,7 @@ ROWS: Final = (
     ),
     Row(
         "restart",
-        "restart of a node with 1,000,000 messages until it serves",
+        "restart of a full node until it serves",
         "s",
         (Aim(5.0, at_least=False),),
         digits=2,
