@@ -190,7 +190,9 @@ def figures_plot(rows: Sequence[Row], samples: Samples) -> str:
         if len(bars) > 1:
             heading = f"{row.title}, {row.unit}"
             ticks = [round(tick, 6) for tick in round_ticks(bars)]
-            charts.append(Chart(heading, (), bars, ticks, f",.{row.digits}f"))
+            charts.append(
+                Chart(heading, ("median of the slices",), bars, ticks, f",.{row.digits}f")
+            )
     return svg(charts)
 
 
