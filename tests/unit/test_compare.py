@@ -114,14 +114,14 @@ def test_plots_show_how_near_an_aim_is_whichever_way_it_goes() -> None:
     assert "some wait, ms" in report.figures_plot([RATE, LATENCY], samples)
 
 
-def test_bars_of_a_plot_do_not_lie_on_each_other() -> None:
-    """Each peer's bar begins below the one before."""
+def test_bars_of_a_plot_stand_apart() -> None:
+    """Between each bar and the next there is room."""
     samples = {"rate": {OURS: [100.0], "etcd": [90.0], "postgres": [80.0]}}
     plot = report.figures_plot([RATE], samples)
     bars = re.findall(r'<rect x="250" y="(\d+)" width="[\d.]+" height="(\d+)"', plot)
     tops = [(int(top), int(height)) for top, height in bars if int(top) > 50]
     assert len(tops) == 3
-    assert all(top + height <= below for (top, height), (below, _) in pairwise(tops))
+    assert all(top + height < below for (top, height), (below, _) in pairwise(tops))
 
 
 def test_costs_are_of_units() -> None:
