@@ -247,9 +247,9 @@ own), the same bytes given to each client, each client one process with one conn
   connections at work, since more were slower here. A get is of the mailbox that its connection has
   open. Keyword changes are not flushed. It parses mail when it is first looked at; its cache is
   warm here. A page is FETCH of UID, FLAGS, INTERNALDATE, RFC822.SIZE and ENVELOPE.
-- **mailraft**: parses each mail as it comes in, keeps counters, MODSEQ, change feed, quota and
-  request ids; its client compresses bodies with zstandard, level 1, which costs the client and
-  saves the servers. `deliver()` calls travel together by themselves; where that is compared with
+- **mailraft**: three shards, as many as nodes, so that each leads one. It parses each mail as it
+  comes in, keeps counters, MODSEQ, change feed, quota and request ids; its client compresses bodies
+  with zstandard, level 1, which costs the client and saves the servers. `deliver()` calls travel together by themselves; where that is compared with
   calls that do not, the row below has the peers' calls coalesced in the same way. Pages have
   envelopes, at SESSION; gets are LINEARIZABLE and verify the mail's SHA-256. The large mailbox has
   {large:,} messages.
