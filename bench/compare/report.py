@@ -251,8 +251,8 @@ own), the same bytes given to each client, each client one process with one conn
   comes in, keeps counters, MODSEQ, change feed, quota and request ids; its client compresses bodies
   with zstandard, level 1, which costs the client and saves the servers. `deliver()` calls travel
   together by themselves; where that is compared with calls that do not, the row below has the
-  peers' calls coalesced in the same way. Pages have envelopes, at SESSION; gets are LINEARIZABLE and
-  verify the mail's SHA-256. The large mailbox has {large:,} messages.
+  peers' calls coalesced in the same way. Pages have envelopes, at SESSION; gets are LINEARIZABLE
+  and verify the mail's SHA-256. The large mailbox has {large:,} messages.
 - **failover**: {failovers} kills, by turns. mailraft's client knows nothing of the kill; etcd's
   client tries the two members that are left, every 100 ms.
 - **size, restart**: a cluster of its own with {mail_mb:,.0f} MB of mail, then small messages up to
