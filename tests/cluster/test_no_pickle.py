@@ -33,6 +33,7 @@ from mailraft.node.consensus.messages import entry_to_wire
 from mailraft.node.interfaces import Entry, EntryKind, replica_id
 from mailraft.router import ring
 from mailraft.v1 import account_pb2, cluster_pb2
+from mailraft.wire import feature_levels
 from mailraft.wire.credentials import Credentials, open_channel, open_sync_channel
 from mailraft.wire.metadata import ACCOUNT_KEY, EPOCH_KEY, encode_account
 from unpickling_guard import UNPICKLED_STATUS
@@ -271,7 +272,11 @@ def hostile_frames(pickles: Sequence[bytes]) -> Iterator[raft_pb2.ExchangeReques
     as the payload and the bodies of every entry.
     """
     hello = raft_pb2.Hello(
-        cluster_id="lone", from_node=LEADER, to_node=LONE, session=time.time_ns()
+        feature_level=feature_levels.LEVEL,
+        cluster_id="lone",
+        from_node=LEADER,
+        to_node=LONE,
+        session=time.time_ns(),
     )
     yield raft_pb2.ExchangeRequest(hello=hello)
     for group, kind in GROUPS.items():
