@@ -16,7 +16,7 @@ from bench.compare.interface import FAN_OUT, MAILBOXES, PAGE, Address, Work
 
 LARGE = "large"
 MAIL_USER = "mail"
-# Connections. More of either were slower on two cores.
+# Connections. Not swept here.
 SENDERS, READERS = 16, 8
 LINE_BYTES_MAX = 1024 * 1024
 SUMMARY = "(UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)"

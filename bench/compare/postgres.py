@@ -21,7 +21,7 @@ Row = tuple[int, int, int, bytes]  # mailbox, UID, size, body
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"
 STANDBYS = ("s1", "s2")
-# More connections than this were slower on two cores.
+# Connections. Not swept here.
 CONNECTIONS = 32
 DEADLINE_S = 20.0
 LARGE = MAILBOXES

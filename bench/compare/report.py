@@ -239,12 +239,12 @@ own), the same bytes given to each client, each client one process with one conn
   compress. Its client knows the leader. Pages are keys only, serializable, of all members by turns.
 - **PostgreSQL**: a row with mailbox, UID, flags, size and body; the client picks the UIDs, nobody
   parses the mail. `synchronous_standby_names = 'ANY 1 (s1, s2)'`, lz4 for what it compresses.
-  At most 32 connections at work, since more were slower here. Pages have UID, flags and size.
+  At most 32 connections at work (not swept). Pages have UID, flags and size.
   Its reads are of the primary, which after a partition may not be it any more.
 - **NATS**: a stream is a log; the mailbox is a subject. `sync_interval: always`. Its gets are
   direct, of any replica, and may be behind.
 - **Dovecot**: not replicated; one node, mdbox, `mail_fsync = optimized`. 16 LMTP or 8 IMAP
-  connections at work, since more were slower here. A get is of the mailbox that its connection has
+  connections at work (not swept). A get is of the mailbox that its connection has
   open. Keyword changes are not flushed. It parses mail when it is first looked at; its cache is
   warm here. A page is FETCH of UID, FLAGS, INTERNALDATE, RFC822.SIZE and ENVELOPE.
 - **mailraft**: three shards, as many as nodes, so that each leads one. It parses each mail as it
