@@ -27,6 +27,7 @@ class Outgoing:
     acknowledged_version: int = 0
     sequence: int = 0
     followed_s: float = NEVER_S  # when the peer last said that it follows the set as it is
+    beaten_s: float = NEVER_S
 
     def update(self, led: Iterable[tuple[GroupId, int, ReplicaId]]) -> None:
         fresh = tuple(sorted(led))
@@ -34,8 +35,16 @@ class Outgoing:
             self.led = fresh
             self.version += 1
 
-    def beat(self) -> raft_pb2.Heartbeat:
+    def is_due(self, now: float, idle_s: float) -> bool:
+        """Each time, while somebody's patience depends on it. Nodes that share no group must not
+        cost each other as much, or those of a large cluster would do little else.
+        """
+        known = self.acknowledged_version == self.version
+        return bool(self.led) or not known or now - self.beaten_s >= idle_s
+
+    def beat(self, now: float) -> raft_pb2.Heartbeat:
         self.sequence += 1
+        self.beaten_s = now
         beat = raft_pb2.Heartbeat(led_version=self.version, sequence=self.sequence)
         if self.acknowledged_version != self.version:
             beat.complete = True

@@ -440,11 +440,12 @@ class Host(Questions):
                 frames.open(peer).heartbeat_ack.CopyFrom(ack)
         self._acks = []
         if beat:
+            idle_s = self._settings.idle_heartbeat_s
             for peer, outgoing in sorted(self._beats.outgoing.items()):
                 if self._led_changed:
                     outgoing.update(self._led_at(peer))
-                if peer in self._up:
-                    frames.open(peer).heartbeat.CopyFrom(outgoing.beat())
+                if peer in self._up and outgoing.is_due(surroundings.now, idle_s):
+                    frames.open(peer).heartbeat.CopyFrom(outgoing.beat(surroundings.now))
             self._led_changed = False
         return frames.done
 

@@ -12,6 +12,8 @@ class Settings:
     """Raft section 5.6: broadcast time << election timeout << time between failures."""
 
     heartbeat_s: float = 0.1
+    # To a peer on which nothing is led: it tells clocks and full disks, and nobody's patience.
+    idle_heartbeat_s: float = 1.0
     election_timeout_min_s: float = 0.4
     election_timeout_max_s: float = 0.8
     # A follower's patience once the stream to its leader's node broke: a leader that lives is heard

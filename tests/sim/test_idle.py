@@ -7,7 +7,9 @@ from collections import Counter
 import pytest
 from tests.sim.world import World
 
+from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.group import Group
+from mailraft.node.consensus.heartbeat import Outgoing
 from mailraft.node.consensus.timers import Timers
 
 GROUPS = 20
@@ -39,6 +41,31 @@ def test_an_idle_group_gets_hardly_a_turn(monkeypatch: pytest.MonkeyPatch) -> No
             if world.leader(group) != node.number:
                 heard_s = world.now - node.host.leader_heard_s(group)
                 assert heard_s < 2 * world.settings.heartbeat_s, "its age is known all the same"
+
+
+def test_nodes_that_lead_nothing_at_each_other_hardly_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one leader for all, only its beats are awaited: followers tell each other their clocks
+    and disks once a second. In a large cluster nearly all pairs of nodes are such.
+    """
+    world = World(1)
+    world.run_until(lambda: bool(world.leader(1)), 5.0, "it has a leader")
+    world.run(2.0)
+    leader = world.leader(1)
+    beats: Counter[bool] = Counter()
+    beat = Outgoing.beat
+
+    def counted(outgoing: Outgoing, now: float) -> raft_pb2.Heartbeat:
+        beats[bool(outgoing.led)] += 1
+        return beat(outgoing, now)
+
+    monkeypatch.setattr(Outgoing, "beat", counted)
+    world.run(IDLE_S)
+    a_period = IDLE_S / world.settings.heartbeat_s
+    assert world.leader(1) == leader
+    assert beats[True] >= 2 * 0.8 * a_period, "from the leader to both"
+    assert 4 <= beats[False] <= 4 * (1 + IDLE_S / world.settings.idle_heartbeat_s)
 
 
 def test_timers_give_each_group_once_at_its_earliest_time() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -120,6 +121,25 @@ async def deliver(mail: AsyncClient, count: int) -> None:
     """One after the other."""
     for number in range(count):
         await mail.deliver(b"Subject: %d\r\n\r\n" % number, to=["alice"])
+
+
+@asynccontextmanager
+async def all_up(folder: Path, messages: int = 0) -> AsyncIterator[Nodes]:
+    """Three nodes of which one leads; alice has so many messages on each, if any."""
+    found = Nodes(folder)
+    try:
+        for number in (1, 2, 3):
+            await found.start(number)
+        await until(lambda: found.leader != 0)
+        if messages:
+            async with found.client() as mail:
+                await mail.create_account("alice")
+                await deliver(mail, messages)
+            await until(found.alike)
+        yield found
+    finally:
+        for number in list(found.running):
+            await found.stop(number)
 
 
 def break_apply(nodes: Nodes, number: int) -> None:

@@ -29,7 +29,7 @@ from mailraft.node.interfaces import (
     Put,
 )
 from mailraft.wire.credentials import Insecure, open_channel
-from three_nodes import SHARD, Nodes, break_apply, deliver, until
+from three_nodes import SHARD, Nodes, all_up, break_apply, deliver, until
 
 OK, FAILED, UNAVAILABLE = 0, 1, 3
 
@@ -37,17 +37,8 @@ OK, FAILED, UNAVAILABLE = 0, 1, 3
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, one leads, and alice has five messages."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    async with found.client() as mail:
-        await mail.create_account("alice")
-        await deliver(mail, 5)
-    await until(found.alike)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path, messages=5) as found:
+        yield found
 
 
 async def check(nodes: Nodes, what: str, *more: str) -> tuple[int, str]:

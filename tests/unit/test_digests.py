@@ -18,7 +18,7 @@ from mailraft.node.interfaces import AppendEntries, ApplyWrite, Configuration, E
 from mailraft.node.mailstore.account_change import prefix_of
 from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
 from mailraft.wire.credentials import Insecure, open_channel
-from three_nodes import SHARD, Nodes, break_apply, deliver, until
+from three_nodes import SHARD, Nodes, all_up, break_apply, deliver, until
 
 A, B = bytes(15) + b"a", bytes(15) + b"b"
 # Two turns are enough where nobody else wants the machine.
@@ -82,13 +82,8 @@ def test_nothing_to_compare() -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from mailraft.node.engine.backend import DiskUsage
 from mailraft.node.interfaces import node_of, replica_id
 from mailraft.wire import errors
 from seen_cluster import seen
-from three_nodes import Nodes, until
+from three_nodes import Nodes, all_up, until
 
 GIB = 1024**3
 VOTERS = tuple(replica_id(node, 1) for node in (1, 2, 3))
@@ -139,13 +139,8 @@ def test_the_controller_gives_a_full_node_nothing_to_lead(
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mailraft.node.interfaces import (
 )
 from mailraft.wire import errors
 from mailraft.wire.credentials import Insecure, open_channel
-from three_nodes import SHARD, Nodes, deliver, until
+from three_nodes import SHARD, Nodes, all_up, deliver, until
 
 FIRST = replica_id(1, 1)
 FORCED = forcing.FORCED_VERSION
@@ -33,17 +33,8 @@ FORCED = forcing.FORCED_VERSION
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """Three nodes with ten messages on each."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    async with found.client() as mail:
-        await mail.create_account("alice")
-        await deliver(mail, 10)
-    await until(found.alike)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path, messages=10) as found:
+        yield found
 
 
 def asked(nodes: Nodes, number: int) -> Any:

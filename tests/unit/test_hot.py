@@ -15,7 +15,7 @@ from mailraft.v1 import batch_pb2, delivery_pb2, message_service_pb2
 from mailraft.wire.access import TABLE, Role
 from mailraft.wire.credentials import Insecure, open_channel
 from mailraft.wire.observed import ServedCall, pseudonym
-from three_nodes import SHARD, Nodes, deliver, until
+from three_nodes import SHARD, Nodes, all_up
 
 LIST = "MessageService/ListMessages"
 
@@ -98,16 +98,8 @@ def test_the_parts_of_large_calls_are_sampled_and_count_in_full() -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """Three nodes; alice has five messages."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    async with found.client() as mail:
-        await mail.create_account("alice")
-        await deliver(mail, 5)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path, messages=5) as found:
+        yield found
 
 
 @pytest.mark.timeout(60)

@@ -19,7 +19,7 @@ from mailraft.client import AsyncClient, Consistency, errors, metrics
 from mailraft.cluster.scrape import Between, Scrape, parse
 from mailraft.router import service
 from mailraft.wire.credentials import Insecure
-from three_nodes import Nodes, until
+from three_nodes import Nodes, all_up, until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy/observability"
@@ -98,13 +98,8 @@ def test_promtool(arguments: tuple[str, ...]) -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 def read(registry: CollectorRegistry) -> Scrape:

@@ -13,7 +13,7 @@ from mailraft.internal.v1 import raft_pb2
 from mailraft.node.clocks import HEARD_S_MAX, SKEW_MS_MAX, PeerClocks
 from mailraft.node.peers import SESSIONS_KEPT, _Sessions
 from mailraft.wire import errors
-from three_nodes import Nodes, until
+from three_nodes import Nodes, all_up, until
 
 OWN_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -77,13 +77,8 @@ def test_peers_that_are_silent_or_do_not_tell_have_no_say() -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 async def test_a_leader_an_hour_ahead_gives_its_shards_away(

@@ -14,7 +14,7 @@ from mailraft.cluster.cli import app
 from mailraft.internal.v1 import inspect_service_pb2 as pb
 from mailraft.wire import errors
 from mailraft.wire.credentials import Insecure
-from three_nodes import Nodes, until
+from three_nodes import Nodes, all_up
 
 
 def test_each_figure_is_judged_by_what_is_expected() -> None:
@@ -55,13 +55,8 @@ def test_a_folder_alone_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """Three nodes, one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 @pytest.mark.timeout(90)

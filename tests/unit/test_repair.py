@@ -18,7 +18,7 @@ from mailraft.node.engine import keys, quarantine, scrub_files
 from mailraft.node.engine.errors import DiskError, FileDamagedError
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import Configuration, HardState, SaveHardState, replica_id
-from three_nodes import SHARD, Nodes, until
+from three_nodes import SHARD, Nodes, all_up, until
 
 MESSAGES = 20
 FOUND_S, REPAIRED_S = 10.0, 40.0
@@ -34,21 +34,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and have mail, in tables and blobs too."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    async with found.client() as mail:
-        await mail.create_account("alice")
-        for number in range(MESSAGES):
-            await mail.deliver(Random(number).randbytes(2_000), to=["alice"])
-    await until(found.alike)
-    for number in (1, 2, 3):
-        for family in found.store(number)._backend._families.values():  # type: ignore[attr-defined]
-            family.flush()
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        async with found.client() as mail:
+            await mail.create_account("alice")
+            for number in range(MESSAGES):
+                await mail.deliver(Random(number).randbytes(2_000), to=["alice"])
+        await until(found.alike)
+        for number in (1, 2, 3):
+            for family in found.store(number)._backend._families.values():  # type: ignore[attr-defined]
+                family.flush()
+        yield found
 
 
 def flip(folder: Path, pattern: str) -> None:

@@ -18,7 +18,7 @@ from mailraft.client import AsyncClient
 from mailraft.router import service
 from mailraft.wire import tracing
 from mailraft.wire.credentials import Insecure
-from three_nodes import Nodes, until
+from three_nodes import Nodes, all_up, until
 
 # What a delivery passes through, each below the one that it is a part of. Followers: two of them.
 DELIVERY = """\
@@ -101,13 +101,8 @@ def test_off_needs_no_opentelemetry() -> None:
 @pytest.fixture
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     """All three are up, and one leads."""
-    found = Nodes(tmp_path)
-    for number in (1, 2, 3):
-        await found.start(number)
-    await until(lambda: found.leader != 0)
-    yield found
-    for number in list(found.running):
-        await found.stop(number)
+    async with all_up(tmp_path) as found:
+        yield found
 
 
 def tree(spans: Sequence[ReadableSpan], *, times: bool) -> str:
