@@ -245,9 +245,9 @@ In the order in which a growing cluster would meet it.
 1. **Heartbeats.** Those of all groups travel in one message, ten times a second to each node on
    which one leads a shard, and once a second to every other node of the map. An idle node takes
    {per_node} % of a core and {per_peer} % for each other node: {percent} % at {some_peers} of them,
-   all of it at {all_peers}. (Fitted to clusters of 1 to 10 nodes, in the smaller of which every node
-   leads at every other; so it is too high for large ones, where most share nothing.) Placing shards
-   in fewer combinations of nodes (copysets) would make those that one leads at few.
+   all of it at {all_peers}. (Fitted to clusters of 1 to 10 nodes. In the smaller every node leads
+   at every other, so it is too high for large ones, where most share nothing.) Placing shards in
+   fewer combinations of nodes (copysets) would make those that one leads at few.
 2. **Time to move or heal.** A snapshot is sent at {rate} MiB/s at most, and at {slowest} MiB/s when
    callers already wait. A shard of {shard} GiB takes {shard_minutes} minutes; {node_tib} TiB, all
    of a node, {node_hours} hours into one other node, and {node_days} days if every loop is late.
