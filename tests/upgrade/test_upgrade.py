@@ -28,7 +28,9 @@ from tests.upgrade.versions import (
 
 from mailraft.cluster.local import LocalOptions
 from mailraft.cluster.operator import Operator
+from mailraft.v1 import cluster_pb2, cluster_pb2_grpc
 from mailraft.wire import errors, feature_levels
+from mailraft.wire.credentials import open_channel
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.slow]
 
@@ -202,6 +204,7 @@ async def test_after_finalize_a_node_cannot_go_back(
         assert await operator.finalize() == feature_levels.LEVEL
         last = cluster.nodes[-1]
         child = cluster.child(last)
+        await marked(cluster, last)
         with load.history.fault():
             child.terminate()
             await child.stopped(10.0)
@@ -224,6 +227,20 @@ async def test_after_finalize_a_node_cannot_go_back(
         await cluster.bring(last, TREE)
         await judge("11 after finalize a node cannot go back", cluster, load, void_below=False)
         await nothing_differs(operator)
+
+
+async def marked(cluster: VersionedCluster, node: int) -> None:
+    """Wait until a node goes by the new level, and its folder with it. One that ends before it
+    heard of it starts with the release before, and is refused by its peers alone.
+    """
+    async with open_channel(cluster.address_of(node), cluster.credentials()) as channel:
+        stub = cluster_pb2_grpc.ClusterServiceStub(channel)
+
+        async def goes_by_it() -> bool:
+            told = await stub.GetClusterMap(cluster_pb2.GetClusterMapRequest(), timeout=5.0)
+            return told.map.feature_level == feature_levels.LEVEL
+
+        await until(goes_by_it, REFUSED_DEADLINE_S)
 
 
 async def logged(path: Path, text: str) -> None:
