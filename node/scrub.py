@@ -215,21 +215,16 @@ class Scrub:
             at = entries[-1].index
 
     def _bodies(self, group: GroupId, after: bytes) -> tuple[int, int, bytes]:
-        rows = size_bytes = 0
-        for key, packed in self._store.bodies(group, after=after):
-            bodies.check(packed)
-            rows, size_bytes = rows + 1, size_bytes + len(packed)
-            if rows >= STEP_ROWS or size_bytes >= STEP_BYTES:
-                return rows, size_bytes, key
-        return rows, size_bytes, b""
+        def checked() -> Iterator[tuple[bytes, int]]:
+            for key, packed in self._store.bodies(group, after=after):
+                bodies.check(packed)
+                yield key, len(packed)
+
+        return _step(checked())
 
     def _state(self, group: GroupId, after: bytes) -> tuple[int, int, bytes]:
-        rows = size_bytes = 0
-        for key, value in self._store.rows(group, after=after):
-            rows, size_bytes = rows + 1, size_bytes + len(key) + len(value)
-            if rows >= STEP_ROWS or size_bytes >= STEP_BYTES:
-                return rows, size_bytes, key
-        return rows, size_bytes, b""
+        rows = self._store.rows(group, after=after)
+        return _step((key, len(key) + len(value)) for key, value in rows)
 
     async def _look_at_stopped(self) -> None:
         """A replica that stopped itself may have met damage: it is looked through, once."""
@@ -258,6 +253,16 @@ class Scrub:
             fresh.replace(self._folder / SCRUB_FILE)
         except OSError as error:
             log.warning("where the scrub stands cannot be kept: %s", error.strerror)
+
+
+def _step(read: Iterator[tuple[bytes, int]]) -> tuple[int, int, bytes]:
+    """Takes keys and sizes up to a step; rows, bytes, and the last key: none once all was read."""
+    rows = size_bytes = 0
+    for key, row_bytes in read:
+        rows, size_bytes = rows + 1, size_bytes + row_bytes
+        if rows >= STEP_ROWS or size_bytes >= STEP_BYTES:
+            return rows, size_bytes, key
+    return rows, size_bytes, b""
 
 
 def load(path: Path) -> ScrubState:

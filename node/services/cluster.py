@@ -196,18 +196,25 @@ class Cluster:
         for shard in told.shards:
             if shard.id in hints:
                 shard.leader.CopyFrom(hints[shard.id])
-        meta = self._shards.meta
-        if meta is not None and meta.leadership.leader:
-            told.meta.leader.CopyFrom(_hint(meta))
+        hint = self._meta_hint()
+        if hint is not None:
+            told.meta.leader.CopyFrom(hint)
         return told
 
+    def _meta_hint(self) -> cluster_pb2.LeaderHint | None:
+        meta = self._shards.meta
+        return _hint(meta) if meta is not None and meta.leadership.leader else None
+
     def _shard(self, current: cluster_pb2.ClusterMap, number: int) -> cluster_pb2.Shard:
-        hinted = self._with_hints(current)
-        if number == META_GROUP and hinted.HasField("meta"):
-            return hinted.meta
-        for shard in hinted.shards:
+        is_meta = number == META_GROUP and current.HasField("meta")
+        for shard in (current.meta,) if is_meta else current.shards:
             if shard.id == number:
-                return shard
+                told = cluster_pb2.Shard()  # not the whole map: clients locate their accounts here
+                told.CopyFrom(shard)
+                hint = self._meta_hint() if is_meta else self._hints(current).get(number)
+                if hint is not None:
+                    told.leader.CopyFrom(hint)
+                return told
         raise errors.ShardNotFoundError(f"there is no shard {number}")
 
     def _status(self, shard: cluster_pb2.Shard) -> cluster_pb2.ShardStatus:
