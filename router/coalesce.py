@@ -2,7 +2,8 @@
 
 A gRPC call costs a Python server about 0.3 ms whatever it carries. An idle lane sends at once (what
 is submitted in one turn of the event loop goes together); while its calls are in flight, what
-arrives forms the next one. So a batch grows with the load and no item waits for a timer.
+arrives forms the next one. So a batch grows with the load and no item waits for a timer. What was
+answered is taken by its callers before the next call goes: what they ask next goes along.
 """
 
 from __future__ import annotations
@@ -58,13 +59,15 @@ class Coalescer(Generic[Item, Result]):
     """One lane to one node.
 
     `send` gets items and the latest of their deadlines, and answers in the order of the items. When
-    it raises, every item of its batch gets that error.
+    it raises, every item of its batch gets that error. beside_items: so many have to wait for a
+    call to be worth its cost while another is on its way.
     """
 
     send: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
     items_max: int = BATCH_ITEMS_MAX
     bytes_max: int = BATCH_BYTES_MAX
     calls_max: int = CALLS_IN_FLIGHT_MAX
+    beside_items: int = 1
     counts: LaneCounts = field(default_factory=LaneCounts)
     _queue: deque[_Waiting[Item, Result]] = field(default_factory=deque)
     _waiting_bytes: int = 0
@@ -129,13 +132,18 @@ class Coalescer(Generic[Item, Result]):
 
     def _schedule(self) -> None:
         # Not at once: whoever is ready in this turn of the loop goes along.
-        if not self._scheduled and self._in_flight < self.calls_max:
+        if self._queue and not self._scheduled and self._may_start():
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._start)
 
+    def _may_start(self) -> bool:
+        if self._in_flight:
+            return self._in_flight < self.calls_max and len(self._queue) >= self.beside_items
+        return True
+
     def _start(self) -> None:
         self._scheduled = False
-        while self._queue and self._in_flight < self.calls_max:
+        while self._queue and self._may_start():
             batch = self._take()
             if batch:
                 self._in_flight += 1
@@ -189,7 +197,7 @@ class Coalescer(Generic[Item, Result]):
             self._fail(batch, errors.InternalError(f"{type(error).__name__}: {error}"))
         finally:
             self._in_flight -= 1
-            self._start()
+            self._schedule()
 
     def _fail(self, batch: list[_Waiting[Item, Result]], error: errors.MailraftError) -> None:
         for waiting in batch:

@@ -67,6 +67,34 @@ async def test_what_arrives_during_two_calls_forms_the_next() -> None:
         assert node.deliveries_per_call == [1, 1, 18]
 
 
+async def test_few_items_wait_for_the_call_before_them() -> None:
+    """While one is on its way a second goes once it is worth it; what the callers of the first ask
+    next goes along with what waited.
+    """
+    taken: list[list[int]] = []
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int], _: float) -> Sequence[int]:
+        taken.append(list(items))
+        await gate.wait()
+        return items
+
+    lane = Coalescer[int, int](send, beside_items=3)
+
+    async def ask(*items: int) -> None:
+        for item in items:
+            assert await lane.submit(item, 1, soon(5)) == item
+
+    asking = []
+    for items in ((1, 11), (2,), (3,), (4,), (5,)):
+        asking.append(asyncio.create_task(ask(*items)))
+        await asyncio.sleep(0.01)
+    assert taken == [[1], [2, 3, 4]]
+    gate.set()
+    await asyncio.gather(*asking)
+    assert taken == [[1], [2, 3, 4], [5, 11]]
+
+
 async def test_a_batch_is_bounded_in_bytes_and_in_number() -> None:
     """About 1 MiB, at least one, at most 256."""
     taken: list[int] = []
