@@ -58,7 +58,7 @@ class AsyncUploads(AsyncBase):
                 return calls.met(reply.served, reply.blob_id)
 
     async def _upload_for(
-        self, raw: bytes, to: Sequence[str | Recipient], args: WriteArgs
+        self, raw: bytes, to: Sequence[Recipient], args: WriteArgs
     ) -> tuple[list[Recipient], dict[str, errors.MailraftError]]:
         """Recipients that name a blob each, and those whose accounts took none, with the reason.
 
@@ -67,7 +67,7 @@ class AsyncUploads(AsyncBase):
         first = calls.request_id(args)
         taken: list[Recipient] = []
         refused: dict[str, errors.MailraftError] = {}
-        for each in calls.recipients(to):
+        for each in to:
             blob_id = each.blob_id
             if not blob_id:
                 try:

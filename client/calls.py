@@ -74,10 +74,11 @@ def read_options(
 
 def write_options(args: WriteArgs, default: WriteLevel) -> common_pb2.WriteOptions:
     """What a mutation asks for: its own level, else the client's."""
-    if "ack" not in args:
+    if "ack" not in args and default:
         args = {**default, **args}
+    ack: int = args.get("ack", common_pb2.ACK_LEVEL_UNSPECIFIED)
     return common_pb2.WriteOptions(
-        ack=common_pb2.AckLevel.ValueType(args.get("ack", common_pb2.ACK_LEVEL_UNSPECIFIED)),
+        ack=common_pb2.AckLevel.ValueType(ack),
         replicas=args.get("replicas", 0),
         if_in_state=args.get("if_in_state", ""),
     )
@@ -173,22 +174,23 @@ def delivery(
     compress: bool,
 ) -> delivery_pb2.Delivery:
     """One mail for some recipients."""
-    told = [
-        delivery_pb2.Recipient(
-            account_id=one.account_id,
-            blob_id=one.blob_id,
-            targets=[target(mailbox) for mailbox in one.mailboxes],
-            keywords=dict.fromkeys((*keywords, *one.keywords)),
-        )
-        for one in recipients(to)
-    ]
-    bytes_are_there = raw or not all(each.blob_id for each in told)
-    return delivery_pb2.Delivery(
-        request_id=request_id(args),
-        content=content.encode(raw, compress=compress) if bytes_are_there else None,
-        internal_time_ms=time_ms(internal_time),
-        recipients=told,
+    made = delivery_pb2.Delivery(
+        request_id=request_id(args), internal_time_ms=time_ms(internal_time)
     )
+    bytes_are_there = bool(raw)
+    for one in recipients(to):
+        told = made.recipients.add(account_id=one.account_id)
+        if one.blob_id:
+            told.blob_id = one.blob_id
+        else:
+            bytes_are_there = True
+        if one.mailboxes:
+            told.targets.extend([target(mailbox) for mailbox in one.mailboxes])
+        if keywords or one.keywords:
+            told.keywords.extend(dict.fromkeys((*keywords, *one.keywords)))
+    if bytes_are_there:
+        content.encode_into(made.content, raw, compress=compress)
+    return made
 
 
 def append_item(
@@ -205,7 +207,7 @@ def append_item(
     if one.blob_id:
         item.blob_id = one.blob_id
     else:
-        item.content.CopyFrom(content.encode(one.raw, compress=compress))
+        content.encode_into(item.content, one.raw, compress=compress)
     return item
 
 

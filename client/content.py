@@ -15,7 +15,14 @@ from mailraft.wire import bodies, errors, limits
 
 
 def encode(raw: bytes, *, compress: bool) -> delivery_pb2.Content:
-    """The content of one message: a zstd frame where that is smaller, else the bytes themselves.
+    """The content of one message, as encode_into makes it."""
+    content = delivery_pb2.Content()
+    encode_into(content, raw, compress=compress)
+    return content
+
+
+def encode_into(content: delivery_pb2.Content, raw: bytes, *, compress: bool) -> None:
+    """Make it hold one message: a zstd frame where that is smaller, else the bytes themselves.
 
     Raises MessageTooLargeError above limits.MESSAGE_MAX_BYTES, since no channel would carry it.
     """
@@ -24,10 +31,11 @@ def encode(raw: bytes, *, compress: bool) -> delivery_pb2.Content:
     if compress:
         data = bodies.compress(raw)
         if len(data) < len(raw):
-            sha256 = hashlib.sha256(raw).digest()
-            zstd = delivery_pb2.Zstd(data=data, size_bytes=len(raw), sha256=sha256)
-            return delivery_pb2.Content(zstd=zstd)
-    return delivery_pb2.Content(raw=raw)
+            zstd = content.zstd
+            zstd.data, zstd.size_bytes = data, len(raw)
+            zstd.sha256 = hashlib.sha256(raw).digest()
+            return
+    content.raw = raw
 
 
 def decode(content: delivery_pb2.Content) -> bytes:

@@ -114,15 +114,17 @@ def receipt_of(delivery: delivery_pb2.Delivery, result: delivery_pb2.DeliveryRes
 
 def with_refused(
     request_id: bytes,
-    account_ids: Sequence[str],
+    told: Sequence[Recipient],
     receipt: Receipt | None,
     refused: Mapping[str, errors.MailraftError],
 ) -> Receipt:
     """A receipt of all in order, where some were refused before the mail was delivered."""
     rest = iter(() if receipt is None else receipt.recipients)
     recipients = tuple(
-        RecipientReceipt(each, refused[each]) if each in refused else next(rest)
-        for each in account_ids
+        RecipientReceipt(each.account_id, refused[each.account_id])
+        if each.account_id in refused
+        else next(rest)
+        for each in told
     )
     return Receipt(request_id, recipients)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -79,6 +80,10 @@ def _is_above(state: str, known: str) -> bool:
     if state == known:
         return False
     try:
-        return tokens.decode_state(state) > tokens.decode_state(known)
+        return _decoded(state) > _decoded(known)
     except ValueError:  # of a newer server, whose states only it can compare: the last one counts
         return True
+
+
+# What is known was new a moment ago.
+_decoded = functools.lru_cache(maxsize=1024)(tokens.decode_state)

@@ -269,15 +269,16 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         each of these calls. Raises MessageTooLargeError above 50 MiB.
         """
         args["request_id"] = calls.request_id(args)
-        names = [each.account_id for each in calls.recipients(to)]
+        told = taken = calls.recipients(to)
         refused: dict[str, errors.MailraftError] = {}
         if len(raw) > limits.UPLOAD_ABOVE_BYTES:
-            to, refused = self._upload_for(raw, to, args)
+            taken, refused = self._upload_for(raw, told, args)
             raw = b""
         receipt = None
-        if to or not refused:
-            receipt = self._deliver(raw, to, keywords, internal_time, args)
-        receipt = with_refused(args["request_id"], names, receipt, refused)
+        if taken or not refused:
+            receipt = self._deliver(raw, taken, keywords, internal_time, args)
+        if receipt is None or refused:
+            receipt = with_refused(args["request_id"], told, receipt, refused)
         if len(receipt.recipients) == 1:
             receipt.raise_for_failures()
         return receipt
@@ -285,7 +286,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
     def _deliver(
         self,
         raw: bytes,
-        to: Sequence[str | Recipient],
+        to: Sequence[Recipient],
         keywords: Sequence[str],
         internal_time: datetime | None,
         args: WriteArgs,

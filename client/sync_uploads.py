@@ -56,7 +56,7 @@ class BlockingUploads(BlockingBase):
                 return calls.met(reply.served, reply.blob_id)
 
     def _upload_for(
-        self, raw: bytes, to: Sequence[str | Recipient], args: WriteArgs
+        self, raw: bytes, to: Sequence[Recipient], args: WriteArgs
     ) -> tuple[list[Recipient], dict[str, errors.MailraftError]]:
         """Recipients that name a blob each, and those whose accounts took none, with the reason.
 
@@ -65,7 +65,7 @@ class BlockingUploads(BlockingBase):
         first = calls.request_id(args)
         taken: list[Recipient] = []
         refused: dict[str, errors.MailraftError] = {}
-        for each in calls.recipients(to):
+        for each in to:
             blob_id = each.blob_id
             if not blob_id:
                 try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ WAITING_BYTES_MAX = 64 * 1024 * 1024
 DEADLINE_GRACE_S = 0.05
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     size_bytes: int
@@ -74,6 +75,11 @@ class Coalescer(Generic[Item, Result]):
     _in_flight: int = 0
     _scheduled: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    # What has no result yet, as it came, and the one timer for all: it goes off for the first
+    # deadline. A timer for each item would cost it more than its place in a batch.
+    _open: dict[_Waiting[Item, Result], None] = field(default_factory=dict)
+    _timer: asyncio.TimerHandle | None = None
+    _timer_s: float = math.inf
 
     @property
     def idle(self) -> bool:
@@ -105,20 +111,36 @@ class Coalescer(Generic[Item, Result]):
         self._queue.append(waiting)
         self._waiting_bytes += size_bytes
         self._schedule()
-        # Cheaper than asyncio.timeout, which would have the task cancelled and look into it.
-        limit = loop.call_at(deadline_s + DEADLINE_GRACE_S, self._too_late, waiting)
+        self._open[waiting] = None
+        if deadline_s < self._timer_s:
+            self._watch(deadline_s)
         try:
             return await done
         finally:
-            limit.cancel()
+            del self._open[waiting]
 
-    def _too_late(self, waiting: _Waiting[Item, Result]) -> None:
-        if not waiting.done.done():
-            waiting.done.set_exception(
-                NoAnswerError("no answer in time")
-                if waiting.sent
-                else errors.DeadlineExceededError(f"{self.load} items were before it")
-            )
+    def _watch(self, deadline_s: float) -> None:
+        """Have what is too late by this deadline ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        at = asyncio.get_running_loop().call_at
+        self._timer_s, self._timer = deadline_s, at(deadline_s + DEADLINE_GRACE_S, self._late)
+
+    def _late(self) -> None:
+        passed_s, self._timer_s, self._timer = self._timer_s, math.inf, None
+        for waiting in self._open:
+            if waiting.done.done():
+                continue
+            if waiting.deadline_s <= passed_s:
+                waiting.done.set_exception(
+                    NoAnswerError("no answer in time")
+                    if waiting.sent
+                    else errors.DeadlineExceededError(f"{self.load} items were before it")
+                )
+            else:
+                self._timer_s = min(self._timer_s, waiting.deadline_s)
+        if self._timer_s < math.inf:
+            self._watch(self._timer_s)
 
     async def close(self) -> None:
         """Fail what waits, and wait for what is in flight."""
@@ -129,6 +151,9 @@ class Coalescer(Generic[Item, Result]):
         self._waiting_bytes = 0
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_s = None, math.inf
 
     def _schedule(self) -> None:
         # Not at once: whoever is ready in this turn of the loop goes along.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from google.protobuf.message import Message
@@ -66,13 +67,13 @@ def delivery_goal(
     repeatable: bool,
 ) -> Goal:
     """Of a delivery to recipients in one shard."""
-    return Goal(
-        shard,
-        Target.LEADER,
-        mutation=True,
-        repeatable=repeatable,
-        whole_time=waits_for_replicas(write_options, topology.map.policy),
-    )
+    waits = waits_for_replicas(write_options, topology.map.policy)
+    return _delivery_goal(shard, repeatable, waits)
+
+
+@functools.lru_cache(maxsize=1024)
+def _delivery_goal(shard: int, repeatable: bool, whole_time: bool) -> Goal:
+    return Goal(shard, Target.LEADER, mutation=True, repeatable=repeatable, whole_time=whole_time)
 
 
 def upload_goal(shard: int, *, repeatable: bool) -> Goal:

@@ -32,7 +32,11 @@ def choose(
     goal, leader = attempts.goal, table.leader(attempts.goal.shard)
     known = table.topology.places(goal.shard)
     if goal.target is Target.LEADER and leader is not None and not attempts.tried:
-        found = next((each for each in known if each.address == leader.address), leader)
+        found = leader
+        for each in known:
+            if each.address == leader.address:
+                found = each
+                break
         if found.voter and not suspect(found):
             return found  # as nearly always
     if goal.target is Target.EXACT:

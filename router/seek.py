@@ -26,6 +26,8 @@ ASK_TIMEOUT_S = 0.3
 REST_FIRST_S = 0.1
 REST_MAX_S = 1.0
 
+_Key = tuple[int, str]  # a shard, and the address of its leader
+
 _GET_MAP = METHODS["/mailraft.v1.ClusterService/GetClusterMap"]
 
 
@@ -56,7 +58,12 @@ class Seeker:
         install: Callable[[cluster_pb2.ClusterMap], Awaitable[None]],
     ) -> None:
         self._table, self._pool, self._install = table, pool, install
-        self._waiting: dict[tuple[int, str], set[asyncio.Timeout]] = {}
+        # Calls by leader, in the order in which they began: each with when it will have waited for
+        # long. One timer a leader, for the first of them.
+        self._calls: dict[_Key, dict[_Patience, float]] = {}
+        self._timers: dict[_Key, asyncio.TimerHandle] = {}
+        # Those that have waited for so long that the leader's peers are asked.
+        self._waiting: dict[_Key, set[_Patience]] = {}
         self._seeking: set[asyncio.Task[None]] = set()
 
     def patience(self, shard: int, place: Place) -> AbstractAsyncContextManager[None]:
@@ -64,24 +71,47 @@ class Seeker:
         return _Patience(self, (shard, place.address))
 
     def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
         for task in self._seeking:
             task.cancel()
 
-    def join(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
-        """A call has waited for so long that the leader's peers are asked."""
+    def begin(self, key: _Key, call: _Patience) -> None:
+        """A call waits for its leader."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + SILENT_S
+        self._calls.setdefault(key, {})[call] = until_s
+        if key not in self._timers:
+            self._timers[key] = loop.call_at(until_s, self._silent, key, until_s)
+
+    def leave(self, key: _Key, call: _Patience) -> None:
+        """It waits no more."""
+        self._calls[key].pop(call, None)
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.discard(call)
+
+    def _silent(self, key: _Key, now_s: float) -> None:
+        """The peers are asked for those calls that have waited until now."""
+        del self._timers[key]
+        calls = self._calls[key]
+        due = [call for call, until_s in calls.items() if until_s <= now_s]
+        for call in due:
+            del calls[call]
+            self._join(key, call)
+        for until_s in calls.values():
+            at = asyncio.get_running_loop().call_at
+            self._timers[key] = at(until_s, self._silent, key, until_s)
+            break
+
+    def _join(self, key: _Key, call: _Patience) -> None:
         if key in self._waiting:
-            self._waiting[key].add(limit)
+            self._waiting[key].add(call)
             return
-        self._waiting[key] = {limit}
+        self._waiting[key] = {call}
         task = asyncio.get_running_loop().create_task(self._seek(*key))
         self._seeking.add(task)
         task.add_done_callback(self._seeking.discard)
-
-    def leave(self, key: tuple[int, str], limit: asyncio.Timeout) -> None:
-        """It waits no more."""
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            waiting.discard(limit)
 
     async def _seek(self, shard: int, silent: str) -> None:
         """Until another leader is known, or nobody waits."""
@@ -93,8 +123,8 @@ class Seeker:
                 break
             await asyncio.sleep(rest_s)
             rest_s = min(2 * rest_s, REST_MAX_S)
-        for limit in self._waiting.pop((shard, silent)):
-            limit.reschedule(asyncio.get_running_loop().time())
+        for call in self._waiting.pop((shard, silent)):
+            call.end()
 
     async def _ask(self, address: str) -> None:
         request = cluster_pb2.GetClusterMapRequest(known_epoch=self._table.epoch)
@@ -107,19 +137,28 @@ class Seeker:
 
 
 class _Patience(AbstractAsyncContextManager[None]):
-    """One call's wait. A class, since a generator costs each call three times as much."""
+    """One call's wait. Ends it as asyncio.timeout does, without a timer and a timeout of its own:
+    both together would cost a delivery more than its way through the rest of the router.
+    """
 
-    __slots__ = ("_key", "_limit", "_seeker", "_timer")
+    __slots__ = ("_cancelling", "_ended", "_key", "_seeker", "_task")
 
-    def __init__(self, seeker: Seeker, key: tuple[int, str]) -> None:
+    def __init__(self, seeker: Seeker, key: _Key) -> None:
         self._seeker, self._key = seeker, key
-        self._limit = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling, self._ended = 0, False
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(SILENT_S, self._seeker.join, self._key, self._limit)
-        await self._limit.__aenter__()
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        self._seeker.begin(self._key, self)
+
+    def end(self) -> None:
+        """Another node leads."""
+        assert self._task is not None
+        self._ended = True
+        self._task.cancel()
 
     async def __aexit__(
         self,
@@ -127,10 +166,8 @@ class _Patience(AbstractAsyncContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
-        self._seeker.leave(self._key, self._limit)
-        try:
-            await self._limit.__aexit__(kind, error, traceback)
-        except TimeoutError:
+        assert self._task is not None
+        self._seeker.leave(self._key, self)
+        cancelled_by_us = self._ended and self._task.uncancel() <= self._cancelling
+        if cancelled_by_us and kind is asyncio.CancelledError:
             raise silence(self._key[1]) from None

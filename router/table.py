@@ -40,6 +40,9 @@ class Leader:
     term: int
 
 
+_NOBODY = Leader(None, 0)
+
+
 class Topology:
     """One cluster map, indexed. Immutable."""
 
@@ -156,7 +159,7 @@ class RoutingTable:
         self, shard: int, *, term: int, node_id: int = 0, replica_id: int = 0, address: str = ""
     ) -> bool:
         """Learn who leads; a lower term than known is old and ignored. True when it was news."""
-        known = self._leaders.get(shard, Leader(None, 0))
+        known = self._leaders.get(shard, _NOBODY)
         place = self._place(shard, node_id, replica_id, address)
         if term < known.term or place is None:
             return False
@@ -168,7 +171,7 @@ class RoutingTable:
 
     def confirm(self, shard: int, place: Place) -> None:
         """A node has done what only a leader does."""
-        known = self._leaders.get(shard, Leader(None, 0))
+        known = self._leaders.get(shard, _NOBODY)
         if known.place is None or known.place.address != place.address:
             self._leaders[shard] = Leader(place, known.term)
             self._bump()
