@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -55,7 +54,9 @@ class RocksBatch:
         self.raw.put(key, value, self._handles[family])
 
     def into(self, family: str) -> Callable[[bytes, bytes], None]:
-        return partial(self.raw.put, column_family=self._handles[family])
+        put, handle = self.raw.put, self._handles[family]
+        # By position: rocksdict takes twice as long with an argument that is named.
+        return lambda key, value: put(key, value, handle)
 
     def delete(self, family: str, key: bytes) -> None:
         self.raw.delete(key, self._handles[family])
