@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import statistics
 import time
 from collections import deque
@@ -99,6 +100,7 @@ class Runtime:
         self._written = 0
         self._durable = 0
         self._stopping = False
+        self._wakes_s = math.inf  # when a turn comes that was asked for before the next tick
         self.traces, self._flushes = EntryTraces(host.node), Flushes()
         self._flush_took_s: deque[float] = deque(maxlen=FLUSHES_KEPT)
         self._followers: list[tuple[GroupId, asyncio.Future[None]]] = []
@@ -292,6 +294,18 @@ class Runtime:
         self._tell_disks()
         for committed in ready.committed:
             await self._apply(committed.group, committed.entries)
+        self._wake_at(ready.soon_s)
+
+    def _wake_at(self, at_s: float) -> None:
+        """Before the next tick, if that comes later."""
+        if at_s < self._wakes_s:
+            self._wakes_s = at_s
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, at_s - now_s()), self._wake_on_time)
+
+    def _wake_on_time(self) -> None:
+        self._wakes_s = math.inf
+        self.wake()
 
     def _take_asked(self) -> Iterator[Event]:
         """What waits in replicas; one that has more than it may hand on is asked again."""

@@ -214,6 +214,8 @@ class Replica:
     async def wait_applied(self, *, deadline_s: float) -> bool:
         """Wait until another entry is applied here; False when the deadline passed first."""
         self._check_running()
+        if not self.leadership.leading:
+            self._refresh()  # a leader tells a commit index at once where somebody waits for it
         done = asyncio.get_running_loop().create_future()
         self._applies.add(done)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mailraft.internal.v1 import raft_pb2
@@ -221,6 +222,10 @@ class Group(Election, Catchup, Amnesia, Reads, Transfers, Membership):
         if not self.all_caught_up():
             return surroundings.now
         return min(self.fallback_s, self.prefer_due_s)
+
+    def soon_s(self) -> float:
+        """When this replica wants a turn that must not wait for the host's next tick."""
+        return min(self.notice_due_s, self.read_due_s) if self.role == LEADER else math.inf
 
     # ---- out ------------------------------------------------------------------------------------
 

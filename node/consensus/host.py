@@ -7,6 +7,7 @@ followers, whose own copies count separately (docs/consensus.md, "Order of thing
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -94,6 +95,7 @@ class Host(Questions):
         self._led_changed = True  # since the last heartbeat
         self._next_heartbeat = 0.0
         self._timers = Timers()
+        self._soon_s: dict[GroupId, float] = {}  # who wants a turn before the next tick
         self._hung = self._retiring = False
         self._reported: dict[GroupId, GroupStatus] = {}
         # This turn's, emptied by each Ready.
@@ -128,6 +130,7 @@ class Host(Questions):
         self._touched.pop(group, None)
         self._reported.pop(group, None)
         self._timers.drop(group)
+        self._soon_s.pop(group, None)
         self._led_changed = True
 
     # ---- a turn ---------------------------------------------------------------------------------
@@ -396,8 +399,13 @@ class Host(Questions):
                 changed.append(status)
                 self._led_changed = True
                 self._beats.unsettle(group.group, status.term, status.leader)
-            soon_s = surroundings.now + self._settings.tick_s
-            self._timers.set(group.group, max(soon_s, group.due_s()))
+            next_tick_s = surroundings.now + self._settings.tick_s
+            soon_s = group.soon_s()
+            if soon_s < math.inf:
+                self._soon_s[group.group] = soon_s
+            else:
+                self._soon_s.pop(group.group, None)
+            self._timers.set(group.group, min(soon_s, max(next_tick_s, group.due_s())))
         outcomes, self._outcomes = tuple(self._outcomes), []
         stopped, self._stopped = tuple(self._stopped), []
         taken, self._snapshots_taken = self._snapshots_taken, []
@@ -414,6 +422,7 @@ class Host(Questions):
             stopped=stopped,
             snapshots_wanted=tuple(wanted),
             snapshots_taken=tuple(taken),
+            soon_s=min(self._soon_s.values(), default=math.inf),
         )
 
     def _collect_writes(self) -> tuple[LogWrite, ...]:

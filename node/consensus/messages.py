@@ -6,6 +6,7 @@ and turned into interfaces.Entry once, here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -267,6 +268,7 @@ class Ready:
     stopped: tuple[Stopped, ...]
     snapshots_wanted: tuple[SnapshotWanted, ...] = ()
     snapshots_taken: tuple[SnapshotTaken, ...] = ()
+    soon_s: float = math.inf  # when a turn is wanted that must not wait for the next tick
 
 
 # ---- entries on the wire -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ says yes, asked after the read arrived, nothing newer was committed before. No c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from mailraft.internal.v1 import raft_pb2
@@ -18,6 +19,7 @@ from mailraft.node.interfaces import ReplicaId
 
 # Requests of one follower that a leader remembers; a follower shares one among all its readers.
 REQUESTS_A_FOLLOWER_MAX = 8
+ALL_ASKED_EVERY = 16  # rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class _Round:
     index: int
     voters: tuple[ReplicaId, ...]
     readers: list[_Reader]
-    asked_s: float
+    again_s: float  # when whoever has not answered is asked, or asked again
     confirmed: set[ReplicaId] = field(default_factory=set)
 
 
@@ -58,6 +60,7 @@ class Reads(ReplicaBase):
         self._readers: list[_Reader] = []  # arrived since the round under way was asked
         self._round: _Round | None = None
         self._round_number = 0
+        self._quickest: list[Node] = []  # the voters that answered the round before, first first
         self._asked: dict[int, _Asked] = {}
         # A late answer to an earlier life of this replica must not be taken for one to this.
         self._request = int(surroundings.random() * (1 << 52))
@@ -65,6 +68,11 @@ class Reads(ReplicaBase):
     @property
     def reads_pending(self) -> bool:
         return bool(self._readers or self._round or self._asked)
+
+    @property
+    def read_due_s(self) -> float:
+        """When voters that were not asked yet are to be asked."""
+        return self._round.again_s if self._round is not None else math.inf
 
     # ---- asking ----------------------------------------------------------------------------------
 
@@ -115,7 +123,10 @@ class Reads(ReplicaBase):
     def on_confirm_reply(self, sender: Node, term: int, reply: raft_pb2.ConfirmReply) -> None:
         current = self._round
         if current is not None and reply.round == current.number and term == current.term:
+            if not current.confirmed:
+                self._quickest = []
             current.confirmed.add(sender.id)
+            self._quickest.append(sender)
 
     def advance_reads(self) -> None:
         """At the end of a turn: answer what is certain, refuse what cannot be, ask for the rest."""
@@ -134,13 +145,13 @@ class Reads(ReplicaBase):
                 self.commit_index,
                 self.configuration.voters,
                 readers,
-                surroundings.now,
+                surroundings.now + self.settings.read_patience_s,
             )
-            self._ask_voters(self._round)
+            self._ask(self._round, self._first_asked())
             self._finish_round(self._round)  # nobody else to ask, or so the mutant thinks
-        elif self._round is not None and self._is_overdue(self._round.asked_s):
-            self._round.asked_s = surroundings.now
-            self._ask_voters(self._round)
+        elif self._round is not None and surroundings.now >= self._round.again_s:
+            self._round.again_s = surroundings.now + self.settings.heartbeat_s
+            self._ask(self._round, self.voters_in_order())
 
     def _commit_is_of_own_term(self) -> bool:
         """Before that, older entries may be committed of which this leader does not know yet."""
@@ -149,8 +160,18 @@ class Reads(ReplicaBase):
             or self.mutants is Mutant.READ_BEFORE_OWN_COMMIT
         )
 
-    def _ask_voters(self, current: _Round) -> None:
-        for node in self.voters_in_order():
+    def _first_asked(self) -> list[Node]:
+        """As many voters as make a majority with this one, those that answered first lately; now
+        and then all, since who was slow may be quick by now.
+        """
+        voters, heard = self.voters_in_order(), self.heard()
+        needed = (len(voters) + 1) // 2
+        likely = [node for node in (*self._quickest, *voters) if node in heard and node in voters]
+        first = list(dict.fromkeys(likely))[:needed]
+        return first if len(first) == needed and self._round_number % ALL_ASKED_EVERY else voters
+
+    def _ask(self, current: _Round, voters: list[Node]) -> None:
+        for node in voters:
             if node.id not in current.confirmed:
                 self.send(node.id, confirm_leader=raft_pb2.ConfirmLeader(round=current.number))
 
@@ -170,6 +191,8 @@ class Reads(ReplicaBase):
         if reader.replica != self.replica:
             reply = raft_pb2.ReadIndexReply(request=reader.number, index=index)
             self.send(reader.replica, read_index_reply=reply)
+            if index:
+                self.hurry_commit(Node(reader.replica))
         elif index:
             self.read_outcomes.append(ReadReady(reader.number, self.group, index))
         else:

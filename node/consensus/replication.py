@@ -7,6 +7,7 @@ acknowledgements are checked before stock sees them, and the send loop is ours.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Progress:
     in_flight_bytes: int = 0
     commit_sent: int = 0
     commit_known: int = 0
+    commit_due_s: float | None = None  # when the commit index goes out though no entry does
     sent_behind: int = 0  # what the last append named as the entry before
     awaits_snapshot: bool = False  # what it needs next is not in the log any more (row 15)
 
@@ -331,12 +333,28 @@ class Replication(ReplicaBase):
             self.next_index[node] = entries[-1].index + 1
             if progress.probing:
                 return
-        if progress.waiting_since is None and (
-            progress.probing
-            or progress.commit_sent < self.commit_index
-            or progress.commit_known < self.commit_index
-        ):
+        if progress.waiting_since is None and (progress.probing or self._owes_commit(progress)):
             self._send_append(node, progress, [])
+
+    def _owes_commit(self, progress: Progress) -> bool:
+        """Whether it is time to tell the commit index alone: an entry may have carried it."""
+        if min(progress.commit_sent, progress.commit_known) >= self.commit_index:
+            progress.commit_due_s = None
+        elif progress.commit_due_s is None:
+            progress.commit_due_s = surroundings.now + self.settings.commit_notice_s
+        return progress.commit_due_s is not None and surroundings.now >= progress.commit_due_s
+
+    def hurry_commit(self, node: Node) -> None:
+        """Somebody waits at this follower for what is committed now."""
+        self.progress_of(node).commit_due_s = surroundings.now
+        self.want_append = True
+
+    @property
+    def notice_due_s(self) -> float:
+        """When the first follower is to be told a commit index alone."""
+        owed = [self.progress_of(node) for node in self.connected_nodes]
+        due_s = [each.commit_due_s for each in owed if each.waiting_since is None]
+        return min((each for each in due_s if each is not None), default=math.inf)
 
     def _send_append(self, node: Node, progress: Progress, entries: Sequence[Entry]) -> None:
         previous = self.next_index[node] - 1
@@ -355,6 +373,7 @@ class Replication(ReplicaBase):
         last = entries[-1].index if entries else previous
         progress.sent(last, sum(entry.size_bytes for entry in entries))
         progress.commit_sent, progress.sent_behind = self.commit_index, previous
+        progress.commit_due_s = None
 
     def all_caught_up(self) -> bool:
         """Every connected follower holds the whole log and knows that it is committed."""

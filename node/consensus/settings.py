@@ -23,6 +23,12 @@ class Settings:
     # What of it arrives within this time was on its way before the stream broke.
     in_flight_s: float = 0.05
     tick_s: float = 0.05
+    # A commit index goes with the next entry; alone only when none has come for so long. A call
+    # that comes now and then costs half the messages so; a reader that waits for it asks.
+    commit_notice_s: float = 0.025
+    # A read asks as many voters as make a majority, those first that answered first lately; all
+    # the others too if that takes longer than this.
+    read_patience_s: float = 0.02
     # A write that is not on disk after this long: the disk hangs, and must not keep a leader.
     disk_hung_s: float = 1.0
 

@@ -55,7 +55,10 @@ from mailraft.node.interfaces import (
 
 GROUP = 1
 # Nobody campaigns by itself: deadlines lie far away, and a scenario brings one forward.
-SETTINGS = Settings(election_timeout_min_s=0.5, election_timeout_max_s=1e6)
+# What may wait for a while is due at the next turn, since time stands still.
+SETTINGS = Settings(
+    election_timeout_min_s=0.5, election_timeout_max_s=1e6, commit_notice_s=0.0, read_patience_s=0.0
+)
 TIMEOUT_S = SETTINGS.election_timeout_min_s
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from tests.sim.scene import Scene
 from tests.sim.world import World
 
 from mailraft.internal.v1 import raft_pb2
 from mailraft.node.consensus.group import Group
 from mailraft.node.consensus.heartbeat import Outgoing
+from mailraft.node.consensus.settings import Settings
 from mailraft.node.consensus.timers import Timers
 
 GROUPS = 20
@@ -82,3 +84,64 @@ def test_timers_give_each_group_once_at_its_earliest_time() -> None:
     timers.set(1, 20.0)
     assert list(timers.take(19.0)) == []
     assert list(timers.take(20.0)) == [1]
+
+
+def test_a_commit_index_goes_with_the_next_entry_and_alone_only_after_a_while() -> None:
+    """An entry costs an append and an acknowledgement for each follower while others follow; the
+    last one of them is told within the time of the settings.
+    """
+    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
+    scene.elect(1)
+    scene.settle()
+    scene.transcript.clear()
+    for number in range(4):
+        scene.propose(1, b"%d" % number)
+        scene.settle()
+    assert sum("appends" in line for line in scene.transcript) == 2 * 4, scene.transcript
+    last = scene.status(1).commit_index
+    assert scene.status(2).commit_index < last, "it goes with the next one"
+    scene.pass_s(scene.settings.commit_notice_s)
+    scene.step(1)
+    scene.settle()
+    assert {scene.status(each).commit_index for each in (1, 2, 3)} == {last}
+
+
+def test_who_waits_at_a_follower_is_told_a_commit_index_at_once() -> None:
+    """A follower that is asked for a read index hears what is committed with the answer."""
+    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
+    scene.elect(1)
+    scene.settle()
+    scene.propose(1, b"a")
+    scene.settle()
+    last = scene.status(1).commit_index
+    assert scene.status(2).commit_index < last
+    scene.read(2)
+    scene.settle()
+    assert scene.status(2).commit_index == last
+
+
+def test_a_read_asks_one_voter_of_two_and_the_other_only_if_that_is_slow() -> None:
+    """Whoever answered first before is asked; if it is silent the read waits a moment, no more."""
+    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
+    scene.elect(1)
+    scene.settle()
+    scene.propose(1, b"a")
+    scene.settle()
+    scene.transcript.clear()
+    first = scene.read(1)
+    asked = [line for line in scene.transcript if "still yours?" in line]
+    assert len(asked) == 1, asked
+    quick = 2 if "n1 -> n2" in asked[0] else 3
+    scene.drop(quick)
+    scene.settle()
+    assert first not in scene.outcomes
+    scene.pass_s(scene.settings.read_patience_s)
+    scene.step(1)
+    scene.deliver(1, 5 - quick)
+    scene.deliver(5 - quick, 1)
+    assert first in scene.outcomes
+    scene.transcript.clear()
+    scene.read(1)
+    asked = [line for line in scene.transcript if "still yours?" in line]
+    assert len(asked) == 1
+    assert f"n1 -> n{5 - quick}" in asked[0], "the one that answered"

@@ -8,6 +8,7 @@ account, the list of values appended to it, so that loss, doubling and disorder 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -73,6 +74,7 @@ class SimNode:
     flush_wanted: int = 0
     life: int = 0  # rises at each crash: what belongs to an earlier life is void
     step_due: bool = False
+    wakes_s: float = math.inf  # when a turn comes that was asked for before the next tick
     stopped: bool = False  # SIGSTOP: nothing runs, messages pile up
     clock_rate: float = 1.0
     clock_ahead_s: float = 0.0
@@ -177,6 +179,7 @@ class World:
         )
         node.inbox, node.durable, node.flushing, node.flush_wanted = [], 0, False, 0
         node.step_due = node.stopped = False
+        node.wakes_s = math.inf
         for group in self.groups:
             stored = node.disk.load(group)
             node.host.add_group(self._clock(node), group, stored, node.disk.log(group))
@@ -395,6 +398,17 @@ class World:
             for entry in committed.entries:
                 self._apply(node, committed.group, entry)
             self.give(node.number, AppliedUpTo(committed.group, committed.entries[-1].index))
+        if ready.soon_s < node.wakes_s:
+            node.wakes_s, life = ready.soon_s, node.life
+            self.after(
+                max(0.0002, ready.soon_s - self._clock(node)), lambda: self._wake(node, life)
+            )
+
+    def _wake(self, node: SimNode, life: int) -> None:
+        if node.life == life and node.host is not None:
+            node.wakes_s = math.inf
+            if not node.stopped:
+                self._step(node)
 
     def _begin_flush(self, node: SimNode) -> None:
         if node.flushing or node.durable >= node.flush_wanted:

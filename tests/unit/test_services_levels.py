@@ -133,6 +133,22 @@ async def test_a_session_waits_for_what_is_on_its_way(monkeypatch: pytest.Monkey
         assert (await reading).state == result.state
 
 
+async def test_who_may_be_behind_denies_no_account() -> None:
+    """A session's read on a follower says "no such account" only when a quorum says so too; who
+    asks for what lies there is told that.
+    """
+    async with running() as (node, calls):
+        error = await refusal(get_account(calls, ALICE))
+        assert isinstance(error, errors.AccountNotFoundError)
+        shard = node.shard_of(ALICE)
+        shard.follow(8 << 32)  # whose leader cannot be asked
+        error = await refusal(get_account(calls, ALICE))
+        assert isinstance(error, errors.NotLeaderError)
+        local = common_pb2.ReadOptions(consistency=common_pb2.CONSISTENCY_LOCAL)
+        error = await refusal(get_account(calls, ALICE, local))
+        assert isinstance(error, errors.AccountNotFoundError)
+
+
 # ---- accounts and mailboxes
 
 
