@@ -14,6 +14,7 @@ version can move a slot by copying ranges; shard-wide rows come behind every slo
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 META, LOG, BODY, STATE = "meta", "log", "body", "state"
 COLUMN_FAMILIES = (META, LOG, BODY, STATE)
@@ -95,6 +96,8 @@ def state_prefix(group: int, generation: int) -> bytes:
 
 _SHARD = b"\xff\xff"
 _BLOBS = _SHARD + b"\x02"
+_REQUESTS = _SHARD + b"\x03"
+_REQUEST_COUNTS = _SHARD + b"\x05"
 SHARD_RECORD = _SHARD + b"\x01"  # written by the engine with every applied entry
 
 SHARD_ROWS = _SHARD  # every account row lies before it
@@ -109,8 +112,12 @@ _TOUCHED, _VANISHED, _THREAD_MEMBER, _KEYWORD, _DOOMED, _EXPUNGED, _EXPUNGED_AT,
 _UPLOAD = 19
 _TOMBSTONE = 255  # behind every other row of its account
 _TIME_BIAS = 1 << 63  # so that times before 1970 sort first
-_RECEIVED_TAIL = struct.Struct(">IQI")
-_MAILBOX_CHANGE = struct.Struct(">IQI")
+# A family and what its keys go on with.
+_ACCOUNT_FAMILY = bytes((_ACCOUNT,))
+_FAMILY_U32, _FAMILY_U64 = struct.Struct(">BI"), struct.Struct(">BQ")
+_FAMILY_TWO_U64 = struct.Struct(">BQQ")
+_UID_KEY, _ACCESS_KEY = struct.Struct(">BII"), struct.Struct(">BQI")
+_MAILBOX_TIME = struct.Struct(">BIQI")  # mailbox, time or MODSEQ, UID
 
 
 _READ_OFTEN = frozenset({_ACCOUNT, _MAILBOX, _ROLE})
@@ -128,7 +135,7 @@ def account_of(key: bytes) -> bytes:
 
 
 def account_record(prefix: bytes) -> bytes:
-    return prefix + bytes((_ACCOUNT,))
+    return prefix + _ACCOUNT_FAMILY
 
 
 def is_account_record(key: bytes) -> bool:
@@ -150,108 +157,113 @@ def is_read_often(key: bytes) -> bool:
 
 
 def mailbox_record(prefix: bytes, mailbox: int = 0) -> bytes:
-    return prefix + bytes((_MAILBOX,)) + U32.pack(mailbox)
+    return prefix + _FAMILY_U32.pack(_MAILBOX, mailbox)
 
 
 def mailbox_name(prefix: bytes, parent: int, name: bytes = b"") -> bytes:
     """-> mailbox number: sibling names are unique."""
-    return prefix + bytes((_NAME,)) + U32.pack(parent) + name
+    return prefix + _FAMILY_U32.pack(_NAME, parent) + name
 
 
 def mailbox_role(prefix: bytes, role: int) -> bytes:
     """-> mailbox number: at most one mailbox has a role."""
-    return prefix + bytes((_ROLE,)) + U32.pack(role)
+    return prefix + _FAMILY_U32.pack(_ROLE, role)
 
 
 def message_record(prefix: bytes, message: int = 0) -> bytes:
-    return prefix + bytes((_MESSAGE,)) + U64.pack(message)
+    return prefix + _FAMILY_U64.pack(_MESSAGE, message)
+
+
+def messages_named(prefix: bytes, targets: Iterable[bytes]) -> list[bytes]:
+    """The message_record() of each that index rows name by their values."""
+    head = prefix + bytes((_MESSAGE,))
+    return [head + target for target in targets]
 
 
 def uid(prefix: bytes, mailbox: int, number: int = 0) -> bytes:
     """-> message number: a mailbox in UID order."""
-    return prefix + bytes((_UID,)) + U32.pack(mailbox) + U32.pack(number)
+    return prefix + _UID_KEY.pack(_UID, mailbox, number)
 
 
 def uid_of(key: bytes) -> int:
-    return int(U32.unpack(key[-4:])[0])
+    return int.from_bytes(key[-4:])
 
 
 def received(prefix: bytes, mailbox: int, time_ms: int, uid_number: int = 0) -> bytes:
     """-> message number: a mailbox in the order of received times, UIDs breaking ties."""
-    tail = _RECEIVED_TAIL.pack(mailbox, time_ms + _TIME_BIAS, uid_number)
-    return prefix + bytes((_RECEIVED,)) + tail
+    return prefix + _MAILBOX_TIME.pack(_RECEIVED, mailbox, time_ms + _TIME_BIAS, uid_number)
 
 
 def received_mailbox(prefix: bytes, mailbox: int) -> bytes:
     """What every received() key of a mailbox begins with."""
-    return prefix + bytes((_RECEIVED,)) + U32.pack(mailbox)
+    return prefix + _FAMILY_U32.pack(_RECEIVED, mailbox)
 
 
 def received_of(key: bytes) -> tuple[int, int]:
     """Time and UID of a received() key."""
-    _, time_ms, uid_number = _RECEIVED_TAIL.unpack(key[-_RECEIVED_TAIL.size :])
+    _, _, time_ms, uid_number = _MAILBOX_TIME.unpack(key[-_MAILBOX_TIME.size :])
     return time_ms - _TIME_BIAS, uid_number
 
 
 def uid_mailbox(prefix: bytes, mailbox: int) -> bytes:
     """What every uid() key of a mailbox begins with."""
-    return prefix + bytes((_UID,)) + U32.pack(mailbox)
+    return prefix + _FAMILY_U32.pack(_UID, mailbox)
 
 
 def thread_key(prefix: bytes, digest: int) -> bytes:
     """What an account knows of one message id (hashed)."""
-    return prefix + bytes((_THREAD,)) + U64.pack(digest)
+    return prefix + _FAMILY_U64.pack(_THREAD, digest)
 
 
 def change(prefix: bytes, modseq: int = 0) -> bytes:
-    return prefix + bytes((_CHANGE,)) + U64.pack(modseq)
+    return prefix + _FAMILY_U64.pack(_CHANGE, modseq)
 
 
 def touched(prefix: bytes, mailbox: int, modseq: int = 0, uid_number: int = 0) -> bytes:
     """-> message number: what is in a mailbox, by when it last changed there (changes_rows.py)."""
-    return prefix + bytes((_TOUCHED,)) + _MAILBOX_CHANGE.pack(mailbox, modseq, uid_number)
+    return prefix + _MAILBOX_TIME.pack(_TOUCHED, mailbox, modseq, uid_number)
 
 
 def vanished(prefix: bytes, mailbox: int, modseq: int = 0, uid_number: int = 0) -> bytes:
     """-> nothing: a UID that left a mailbox under a MODSEQ (changes_rows.py)."""
-    return prefix + bytes((_VANISHED,)) + _MAILBOX_CHANGE.pack(mailbox, modseq, uid_number)
+    return prefix + _MAILBOX_TIME.pack(_VANISHED, mailbox, modseq, uid_number)
 
 
 def mailbox_change_of(key: bytes) -> tuple[int, int]:
     """MODSEQ and UID of a touched() or vanished() key."""
-    _, modseq, uid_number = _MAILBOX_CHANGE.unpack(key[-_MAILBOX_CHANGE.size :])
+    _, _, modseq, uid_number = _MAILBOX_TIME.unpack(key[-_MAILBOX_TIME.size :])
     return modseq, uid_number
 
 
 def thread_member(prefix: bytes, thread: int, message: int = 0) -> bytes:
     """-> nothing: the messages of a thread that are in a mailbox."""
-    return prefix + bytes((_THREAD_MEMBER,)) + U64.pack(thread) + U64.pack(message)
+    return prefix + _FAMILY_TWO_U64.pack(_THREAD_MEMBER, thread, message)
 
 
 def keyword(prefix: bytes, mailbox: int, name: bytes = b"") -> bytes:
     """How many messages of a mailbox have a keyword."""
-    return prefix + bytes((_KEYWORD,)) + U32.pack(mailbox) + name
+    return prefix + _FAMILY_U32.pack(_KEYWORD, mailbox) + name
 
 
 def doomed_mailbox(prefix: bytes, mailbox: int = 0) -> bytes:
     """The record of a deleted mailbox, until the last of its messages is removed."""
-    return prefix + bytes((_DOOMED,)) + U32.pack(mailbox)
+    return prefix + _FAMILY_U32.pack(_DOOMED, mailbox)
 
 
 def expunged(prefix: bytes, message: int = 0) -> bytes:
     """A message that can be undeleted."""
-    return prefix + bytes((_EXPUNGED,)) + U64.pack(message)
+    return prefix + _FAMILY_U64.pack(_EXPUNGED, message)
 
 
 def expunged_at(prefix: bytes, mailbox: int, modseq: int = 0, message: int = 0) -> bytes:
     """-> nothing: expunged() messages by when they were expunged, from a mailbox or (0) at all."""
-    head = prefix + bytes((_EXPUNGED_AT,)) + U32.pack(mailbox)
+    head = prefix + _FAMILY_U32.pack(_EXPUNGED_AT, mailbox)
     return head + U64.pack(modseq) + U64.pack(message)
 
 
 def expires(prefix: bytes, time_ms: int = 0, message: int = 0) -> bytes:
     """-> nothing: expunged() messages by when they can be undeleted no more."""
-    return prefix + bytes((_EXPIRES,)) + U64.pack(time_ms) + U64.pack(message)
+    return prefix + _FAMILY_TWO_U64.pack(_EXPIRES, time_ms, message)
 
 
 def message_of(key: bytes) -> int:
@@ -270,7 +282,7 @@ def account_rows(prefix: bytes) -> tuple[bytes, bytes]:
 
 
 def blob_access(prefix: bytes, index: int, ordinal: int) -> bytes:
-    return prefix + bytes((_ACCESS,)) + U64.pack(index) + U32.pack(ordinal)
+    return prefix + _ACCESS_KEY.pack(_ACCESS, index, ordinal)
 
 
 def upload(prefix: bytes, request_id: bytes = b"") -> bytes:
@@ -279,7 +291,7 @@ def upload(prefix: bytes, request_id: bytes = b"") -> bytes:
 
 
 def blob(index: int, ordinal: int) -> bytes:
-    return _BLOBS + U64.pack(index) + U32.pack(ordinal)
+    return _BLOBS + _POSITION.pack(index, ordinal)
 
 
 def is_blob(key: bytes) -> bool:
@@ -288,21 +300,21 @@ def is_blob(key: bytes) -> bool:
 
 def blob_of(key: bytes) -> tuple[int, int]:
     """Index and ordinal of a blob() key."""
-    return int(U64.unpack(key[-12:-4])[0]), int(U32.unpack(key[-4:])[0])
+    return relative_body_position(key[-_POSITION.size :])
 
 
 def request(bucket: int, request_id: bytes, account: bytes) -> bytes:
     """What a request_id answered; `bucket` is its hour: one range delete expires a bucket."""
-    return _SHARD + b"\x03" + U32.pack(bucket) + request_id + account
+    return _REQUESTS + U32.pack(bucket) + request_id + account
 
 
 def request_bucket(bucket: int) -> bytes:
-    return _SHARD + b"\x03" + U32.pack(bucket)
+    return _REQUESTS + U32.pack(bucket)
 
 
 def request_count(bucket: int) -> bytes:
     """How many request rows a bucket holds."""
-    return _SHARD + b"\x05" + U32.pack(bucket)
+    return _REQUEST_COUNTS + U32.pack(bucket)
 
 
 _CHORE = struct.Struct(">QB")

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
@@ -48,9 +49,13 @@ class PageCursor:
 
 @dataclass(frozen=True, slots=True)
 class MessagePage:
-    messages: tuple[record_pb2.MessageRecord, ...]
+    stored: tuple[bytes, ...]  # the records of the messages
     uids: tuple[int, ...]  # of each message in the mailbox that was asked for
     following: PageCursor | None
+
+    @property
+    def messages(self) -> tuple[record_pb2.MessageRecord, ...]:
+        return tuple(map(record_pb2.MessageRecord.FromString, self.stored))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +228,7 @@ def page(
     rows = _rows_behind(view, prefix, number, order, cursor)
     told = list(islice(rows, _bounded(count)))
     more = next(rows, None) is not None
-    found = pointed_at(view, prefix, [target for _, target in told], without)
+    found = _stored_at(view, prefix, [target for _, target in told], without)
     return MessagePage(
         tuple(found),
         tuple(keys.uid_of(key) for key, _ in told),
@@ -337,14 +342,17 @@ def pointed_at(
     view: View, prefix: bytes, targets: Sequence[bytes], without: visible.Hidden
 ) -> list[record_pb2.MessageRecord]:
     """The messages that index rows name by their values, in one look-up."""
-    numbers = [int(keys.U64.unpack(target)[0]) for target in targets]
-    found = []
-    stored = view.get_many([keys.message_record(prefix, number) for number in numbers])
-    for number, each in zip(numbers, stored, strict=True):
-        record = None if each is None else visible.message(each, without)
-        assert record is not None, f"an index row names message {number}, which is not there"
-        found.append(record)
-    return found
+    found = _stored_at(view, prefix, targets, without)
+    return list(map(record_pb2.MessageRecord.FromString, found))
+
+
+def _stored_at(
+    view: View, prefix: bytes, targets: Sequence[bytes], without: visible.Hidden
+) -> list[bytes]:
+    stored = view.get_many(keys.messages_named(prefix, targets))
+    found = [each and visible.stored_message(each, without) for each in stored]
+    assert None not in found, "an index row names a message that is not there"
+    return cast("list[bytes]", found)
 
 
 def _uids(

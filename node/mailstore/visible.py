@@ -25,6 +25,14 @@ def hidden(view: View, prefix: bytes, account: record_pb2.AccountRecord) -> Hidd
     return frozenset(int.from_bytes(key[-4:]) for key, _ in rows)
 
 
+def stored_message(stored: bytes, without: Hidden) -> bytes | None:
+    """The same as `message`, not opened: nearly always the very bytes that are stored."""
+    if not without:
+        return stored
+    record = message(stored, without)
+    return None if record is None else record.SerializeToString()
+
+
 def message(stored: bytes, without: Hidden) -> record_pb2.MessageRecord | None:
     """A stored message as readers see it; None when it is in no mailbox that is there."""
     record = record_pb2.MessageRecord.FromString(stored)

@@ -119,7 +119,7 @@ class Messages:
     def __init__(
         self, view: View, account_id: str, shown: message_pb2.MessageView.ValueType
     ) -> None:
-        self._view, self._account_id, self._shown = view, account_id, shown
+        self._view, self._account_id, self.shown = view, account_id, shown
         self._mailboxes: dict[int, tuple[str, int]] = {}
 
     def show(self, record: record_pb2.MessageRecord) -> message_pb2.Message:
@@ -128,11 +128,12 @@ class Messages:
             blob_id=tokens.blob_id(record.body.index, record.body.ordinal),
             size_bytes=record.size_bytes,
             thread_id=tokens.thread_id(record.thread),
-            keywords=record.keywords,
             internal_time_ms=record.internal_time_ms,
             created_modseq=record.created_modseq,
             modseq=record.modseq,
         )
+        if record.keywords:  # most new mail has none, and that costs
+            message.keywords.extend(record.keywords)
         places: Sequence[record_pb2.MembershipRecord] = record.memberships
         if len(places) > 1:
             places = sorted(places, key=lambda each: tokens.mailbox_id(each.mailbox))
@@ -148,12 +149,25 @@ class Messages:
                 saved_time_ms=each.saved_ms,
                 modseq=each.modseq,
             )
-        if self._shown in (ENVELOPE, FULL) and record.derived:
+        if self.shown in (ENVELOPE, FULL) and record.derived:
             message.derived.MergeFromString(record.derived)
-            if self._shown == ENVELOPE:
+            if self.shown == ENVELOPE:
                 message.derived.ClearField("preview")
                 message.derived.ClearField("has_attachment")
         return message
+
+    def places_of(self, record: record_pb2.MessageRecord) -> tuple[tuple[int, int], ...]:
+        """What `show` says of a message beyond its record: its mailboxes with their UIDVALIDITY."""
+        return tuple(
+            [(each.mailbox, self._mailbox(each.mailbox)[1]) for each in record.memberships]
+        )
+
+    def agrees(self, places: Iterable[tuple[int, int]]) -> bool:
+        """Whether they are the same here and now."""
+        for number, uid_validity in places:  # noqa: SIM110 - a generator costs twice as much
+            if self._mailbox(number)[1] != uid_validity:
+                return False
+        return True
 
     def _mailbox(self, number: int) -> tuple[str, int]:
         """Id and UIDVALIDITY; 0: it is gone (of what was expunged, or a moment ago)."""

@@ -19,6 +19,7 @@ from mailraft.wire import errors, limits, tokens
 from . import convert, levels, validate
 from .base import REPLY_MAX_BYTES, Call, Shards
 from .search import compiled
+from .summaries import Summaries
 
 UID_PAIRS_MAX = 100_000
 _UID = struct.Struct(">I")
@@ -38,6 +39,7 @@ _DESCENDING = (queries.Order.UID_DESCENDING, queries.Order.RECEIVED_DESCENDING)
 class Messages:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
+        self._summaries = Summaries()
 
     async def GetMessage(
         self, request: message_service_pb2.GetMessageRequest, call: Call
@@ -91,7 +93,7 @@ class Messages:
             room = _Room()
             for uid, record in found:
                 message = show.show(record)
-                if not room.take(message):
+                if not room.take(message.ByteSize()):
                     following = uid
                     break
                 response.messages.append(message)
@@ -130,16 +132,16 @@ class Messages:
         )
         show = convert.Messages(at.view, request.account_id, shown)
         room = _Room()
-        last: tuple[int, int] | None = None
-        for each, uid in zip(page.messages, page.uids, strict=True):
-            message = show.show(each)
-            if not room.take(message):
+        fitting: list[bytes] = []
+        for stored in page.stored:
+            message = self._summaries.of(stored, show)
+            if not room.take(len(message)):
                 break
-            response.messages.append(message)
-            last = uid, each.internal_time_ms
+            fitting.append(message)
+        response.MergeFromString(b"".join(fitting))
         following = page.following
-        if last and len(response.messages) < len(page.messages):
-            following = queries.PageCursor(record.mailbox, record.uid_validity, order, *last)
+        if fitting and len(fitting) < len(page.stored):
+            following = _cut_at(page, len(fitting) - 1, record, order)
         if following:
             position = _CURSOR.pack(
                 record.uid_validity, following.last_uid, following.last_received_ms
@@ -181,9 +183,9 @@ class _Room:
     def __init__(self) -> None:
         self._left_bytes = REPLY_MAX_BYTES
 
-    def take(self, message: message_pb2.Message) -> bool:
+    def take(self, size_bytes: int) -> bool:
         first = self._left_bytes == REPLY_MAX_BYTES
-        self._left_bytes -= message.ByteSize() + 8
+        self._left_bytes -= size_bytes + 8
         return first or self._left_bytes >= 0
 
 
@@ -208,7 +210,7 @@ def _by_ids(
             response.not_found_ids.append(asked)
             continue
         message = show.show(found[0])
-        if not room.take(message):
+        if not room.take(message.ByteSize()):
             return place
         response.messages.append(message)
     return 0
@@ -259,7 +261,21 @@ def _page(
         place = search.walked_place(found.following)
         following = queries.PageCursor(record.mailbox, record.uid_validity, order, *place)
     uids = tuple(search.walked_place(each)[0] for each in found.positions)
-    return queries.MessagePage(tuple(found.messages), uids, following)
+    stored = tuple(each.SerializeToString() for each in found.messages)
+    return queries.MessagePage(stored, uids, following)
+
+
+def _cut_at(
+    page: queries.MessagePage,
+    place: int,
+    record: record_pb2.MailboxRecord,
+    order: queries.Order,
+) -> queries.PageCursor:
+    """Behind the message at a place of a page, of which no more fits the reply."""
+    received_ms = record_pb2.MessageRecord.FromString(page.stored[place]).internal_time_ms
+    return queries.PageCursor(
+        record.mailbox, record.uid_validity, order, page.uids[place], received_ms
+    )
 
 
 def _check_start(request: message_service_pb2.ListMessagesRequest, order: queries.Order) -> None:
