@@ -21,6 +21,7 @@ _DESTROYED = record_pb2.CHANGE_KIND_DESTROYED
 _MESSAGE = record_pb2.OBJECT_KIND_MESSAGE
 
 _Object = tuple[record_pb2.ObjectKind.ValueType, int]
+_Change = tuple[record_pb2.ChangeKind.ValueType, int]
 
 
 @functools.lru_cache(maxsize=8192)  # several times a command
@@ -34,11 +35,14 @@ def account_not_found() -> Refused:
 
 
 def state_of(record: record_pb2.AccountRecord) -> command_pb2.AccountState:
-    return command_pb2.AccountState(
-        restore_epoch=record.restore_epoch,
-        creation_index=record.creation_index,
-        modseq=record.modseq,
-    )
+    state = command_pb2.AccountState()
+    tell_state(record, state)
+    return state
+
+
+def tell_state(record: record_pb2.AccountRecord, state: command_pb2.AccountState) -> None:
+    state.restore_epoch, state.creation_index = record.restore_epoch, record.creation_index
+    state.modseq = record.modseq
 
 
 class AccountChange:
@@ -67,8 +71,9 @@ class AccountChange:
         self.record = record
         self.modseq = record.modseq + 1
         self._doomed: frozenset[int] | None = None
-        # In order of the first change, so that the record is the same on every replica.
-        self._changes: dict[_Object, record_pb2.ObjectChange] = {}
+        # What happened, and the thread of a message. In order of the first change, so that the
+        # record is the same on every replica.
+        self._changes: dict[_Object, _Change] = {}
 
     def check_state(self, asked: command_pb2.AccountState) -> None:
         """Refuses unless the account is still at this state (RFC 8620 section 5.3, ifInState)."""
@@ -103,16 +108,16 @@ class AccountChange:
     def created(
         self, kind: record_pb2.ObjectKind.ValueType, number: int, *, thread: int = 0
     ) -> None:
-        self._changes[kind, number] = _change(kind, number, _CREATED, thread)
+        self._changes[kind, number] = _CREATED, thread
 
     def updated(self, kind: record_pb2.ObjectKind.ValueType, number: int) -> None:
         if (kind, number) not in self._changes:
-            self._changes[kind, number] = _change(kind, number, _UPDATED, 0)
+            self._changes[kind, number] = _UPDATED, 0
 
     def destroyed(
         self, kind: record_pb2.ObjectKind.ValueType, number: int, *, thread: int = 0
     ) -> None:
-        self._changes[kind, number] = _change(kind, number, _DESTROYED, thread)
+        self._changes[kind, number] = _DESTROYED, thread
 
     def message_changed(self, message: record_pb2.MessageRecord) -> None:
         """Of a record that edit_message() gave."""
@@ -183,19 +188,24 @@ class AccountChange:
 
     def close(self) -> command_pb2.AccountState:
         """Writes the change record, raises the account's MODSEQ to it; the state afterwards."""
+        self.finish()
+        return state_of(self.record)
+
+    def finish(self) -> None:
+        """As close, for who does not need the state, or tells it himself."""
         if self._changes:
             self.record.modseq = self.modseq
-            change = record_pb2.ChangeRecord(
-                format=rules.FORMAT,
-                changes=self._changes.values(),  # tidy: a plain dict
-                time_ms=self.context.now_ms,
-            )
+            change = record_pb2.ChangeRecord()
+            change.format, change.time_ms = rules.FORMAT, self.context.now_ms
+            add = change.changes.add
+            for (kind, number), (what, thread) in self._changes.items():  # tidy: a plain dict
+                one = add()
+                one.object, one.change, one.number, one.thread = kind, what, number, thread
             self.overlay.put(keys.change(self.prefix, self.modseq), change)
             if not self.record.trim_due_ms:
                 due_ms = self.context.now_ms + rules.CHANGES_KEPT_MS
                 self.record.trim_due_ms = due_ms
                 chores.enqueue(self.overlay, due_ms, chores.TRIM_CHANGES, self.prefix)
-        return state_of(self.record)
 
 
 class _AboutAccount(Protocol):
@@ -215,12 +225,3 @@ def open_account(overlay: Overlay, context: Context, command: _AboutAccount) -> 
     if command.HasField("if_in_state"):
         account.check_state(command.if_in_state)
     return account
-
-
-def _change(
-    kind: record_pb2.ObjectKind.ValueType,
-    number: int,
-    what: record_pb2.ChangeKind.ValueType,
-    thread: int,
-) -> record_pb2.ObjectChange:
-    return record_pb2.ObjectChange(object=kind, change=what, number=number, thread=thread)

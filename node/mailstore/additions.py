@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailraft.internal.v1 import command_pb2, record_pb2
 
 from . import blobs, messages, rules, shard_clock
-from .account_change import AccountChange, open_account, prefix_of
+from .account_change import AccountChange, open_account, prefix_of, tell_state
 from .context import Context
 from .errors import Refused, bad_field, limit_reached
 from .messages import Content
@@ -20,9 +20,10 @@ def deliver(overlay: Overlay, context: Context, command: command_pb2.Command) ->
     twice under one request_id gets one message.
     """
     asked = command.deliver
-    if not asked.recipients:
+    recipients = asked.recipients
+    if not recipients:
         raise bad_field("recipients: none")
-    if len(asked.recipients) > rules.RECIPIENTS_PER_DELIVERY_MAX:
+    if len(recipients) > rules.RECIPIENTS_PER_DELIVERY_MAX:
         raise limit_reached("recipients", rules.RECIPIENTS_PER_DELIVERY_MAX)
     content = Content(
         body=blobs.new_body(context, asked.body),
@@ -32,7 +33,7 @@ def deliver(overlay: Overlay, context: Context, command: command_pb2.Command) ->
     )
     reply = command_pb2.Reply(format=rules.FORMAT)
     answers = reply.deliver.recipients
-    for recipient in asked.recipients:
+    for recipient in recipients:
         answer = answers.add()
         try:
             _deliver_one(overlay, context, content, command, recipient, answer)
@@ -49,10 +50,11 @@ def _deliver_one(
     recipient: command_pb2.DeliverRecipient,
     answer: command_pb2.RecipientReply,
 ) -> None:
-    prefix = prefix_of(recipient.account_id)
-    name = recipient.account_id.encode()
+    account_id, request_id = recipient.account_id, command.request_id
+    prefix = prefix_of(account_id)
+    name = account_id.encode()
     fingerprint = recipient.fingerprint or command.fingerprint
-    known = shard_clock.recall(overlay, command.request_id, name, fingerprint)
+    known = shard_clock.recall(overlay, request_id, name, fingerprint)
     if known is not None:
         if not known.recipient_reply:
             raise shard_clock.request_id_reused()
@@ -60,17 +62,15 @@ def _deliver_one(
         return
     layer = overlay.child()
     account = AccountChange(layer, context, prefix)
-    stored = messages.store(account, content, recipient.targets, recipient.keywords)
-    answer.message.CopyFrom(stored)
-    answer.state.CopyFrom(account.close())
+    messages.store(account, content, recipient.targets, recipient.keywords, answer.message)
+    account.finish()
+    tell_state(account.record, answer.state)
     layer.commit()
-    if command.request_id:
-        record = record_pb2.RequestRecord(
-            format=rules.FORMAT,
-            fingerprint=fingerprint,
-            recipient_reply=answer.SerializeToString(),
-        )
-        shard_clock.remember(overlay, command.request_id, name, record)
+    if request_id:
+        record = record_pb2.RequestRecord()
+        record.format, record.fingerprint = rules.FORMAT, fingerprint
+        record.recipient_reply = answer.SerializeToString()
+        shard_clock.remember(overlay, request_id, name, record)
 
 
 def append(overlay: Overlay, context: Context, command: command_pb2.Append) -> command_pb2.Reply:
@@ -89,9 +89,8 @@ def append(overlay: Overlay, context: Context, command: command_pb2.Append) -> c
             derived=item.derived,
             thread_keys=messages.unique_thread_keys(item.thread_keys),
         )
-        reply.append.messages.append(
-            messages.store(account, content, item.targets, item.keywords, deleted=item.deleted)
-        )
+        told = reply.append.messages.add()
+        messages.store(account, content, item.targets, item.keywords, told, deleted=item.deleted)
     reply.state.CopyFrom(account.close())
     return reply
 

@@ -35,23 +35,27 @@ def join(
 ) -> record_pb2.MembershipRecord:
     """Gives the message its UID: rising in commit order, never given again (RFC 9051, 2.3.1.1)."""
     number, uid = mailbox.mailbox, mailbox.uid_next
+    keywords, memberships = message.keywords, message.memberships
     if uid >= rules.UINT32_MAX:  # UIDNEXT must be above every UID, and is 32 bits itself
         raise limit_reached("UIDs in a mailbox", rules.UINT32_MAX - 1)
-    if len(message.memberships) >= rules.TARGETS_PER_MESSAGE_MAX:
+    if len(memberships) >= rules.TARGETS_PER_MESSAGE_MAX:
         raise limit_reached("mailboxes a message", rules.TARGETS_PER_MESSAGE_MAX)
     mailbox.uid_next = uid + 1
     mailbox.total_messages += 1
-    mailbox.unseen_messages += rules.SEEN not in message.keywords
-    mailbox.deleted_messages += deleted
+    if rules.SEEN not in keywords:
+        mailbox.unseen_messages += 1
+    if deleted:
+        mailbox.deleted_messages += 1
     mailbox.size_bytes += message.size_bytes
     overlay, prefix = account.overlay, account.prefix
     target = keys.U64.pack(message.message)
     overlay.put(keys.uid(prefix, number, uid), target)
     overlay.put(keys.received(prefix, number, message.internal_time_ms, uid), target)
-    _count(account, number, message.keywords, 1)
-    membership = message.memberships.add(
-        mailbox=number, uid=uid, deleted=deleted, saved_ms=account.context.now_ms
-    )
+    if keywords:
+        _count(account, number, keywords, 1)
+    membership = memberships.add()
+    membership.mailbox, membership.uid = number, uid
+    membership.deleted, membership.saved_ms = deleted, account.context.now_ms
     _touch(account, mailbox, message, membership)
     return membership
 
@@ -127,18 +131,18 @@ def _touch(
     membership: record_pb2.MembershipRecord,
 ) -> None:
     """The mailbox shows a change of the message under the command's MODSEQ (RFC 7162)."""
+    number, modseq = mailbox.mailbox, account.modseq
     changes_rows.touch(
         account.overlay,
         account.prefix,
-        mailbox.mailbox,
+        number,
         membership.uid,
         message.message,
         membership.modseq,
-        account.modseq,
+        modseq,
     )
-    membership.modseq = account.modseq
-    mailbox.highest_modseq = account.modseq
-    account.updated(_MAILBOX, mailbox.mailbox)
+    membership.modseq = mailbox.highest_modseq = modseq
+    account.updated(_MAILBOX, number)
 
 
 def _count(account: AccountChange, mailbox: int, keywords: Iterable[str], step: int) -> None:

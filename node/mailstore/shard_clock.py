@@ -7,8 +7,6 @@ can be told from the id alone whether the memory still covers it.
 
 from __future__ import annotations
 
-import struct
-
 from mailraft.internal.v1 import record_pb2
 from mailraft.node.engine import keys
 from mailraft.node.interfaces import View
@@ -117,8 +115,7 @@ def _forget(overlay: Overlay, clock: record_pb2.ClockRecord, oldest: int) -> Non
 
 
 def _time_of(request_id: bytes) -> int:
-    high, low = struct.unpack_from(">IH", request_id)
-    return int(high << 16 | low)
+    return int.from_bytes(request_id[:6])
 
 
 def _bucket_of(request_id: bytes) -> int:

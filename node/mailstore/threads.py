@@ -57,16 +57,19 @@ def join(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int], otherwise:
     """The thread of a new message; counts it under each of its keys (each once, sorted or not).
     `otherwise` is its thread if no key is known: its own number, or that of what it is a copy of.
     """
-    rows = []
+    unknown = []
     thread = 0
     for digest in thread_keys:
         row = overlay.edit_or_new(keys.thread_key(prefix, digest), record_pb2.ThreadKeyRecord)
-        rows.append(row)
-        thread = thread or row.thread
-    thread = thread or otherwise
-    for row in rows:
         row.references += 1
-        row.thread = row.thread or thread
+        known = row.thread
+        if not known:
+            unknown.append(row)
+        elif not thread:
+            thread = known
+    thread = thread or otherwise
+    for row in unknown:
+        row.thread = thread
     return thread
 
 
