@@ -144,7 +144,7 @@ def use_quota(record: record_pb2.AccountRecord, size_bytes: int) -> None:
     """Counts a message once, however many mailboxes it is in (RFC 9208 sections 5.1 and 5.2)."""
     used_bytes = record.used_bytes + size_bytes
     used_messages = record.used_messages + 1
-    if 0 < record.quota_bytes < used_bytes or 0 < record.quota_messages < used_messages:
+    if (0 < record.quota_bytes < used_bytes) or (0 < record.quota_messages < used_messages):
         raise Refused(
             error_pb2.ERROR_REASON_OVER_QUOTA,
             "the account's quota would be passed",

@@ -29,28 +29,33 @@ def fill_keys(command: command_pb2.Command) -> None:
     """What a proposer does to each command: thread_keys, where they are empty, from derived."""
     match command.WhichOneof("action"):
         case "deliver":
-            if not command.deliver.thread_keys:
-                command.deliver.thread_keys.extend(keys_of(command.deliver.derived))
+            deliver = command.deliver
+            if not deliver.thread_keys:
+                deliver.thread_keys.extend(_keys_of_bytes(deliver.derived))
         case "append":
             for item in command.append.items:
                 if not item.thread_keys:
-                    item.thread_keys.extend(keys_of(item.derived))
+                    item.thread_keys.extend(_keys_of_bytes(item.derived))
         case _:
             pass
 
 
-def keys_of(derived: bytes) -> list[int]:
+def keys_of(derived: message_pb2.Derived) -> list[int]:
     """The message's own id first, then those that it answers, nearest first: In-Reply-To, then
-    References backwards (RFC 5322 section 3.6.4). Unreadable bytes have none.
+    References backwards (RFC 5322 section 3.6.4).
     """
+    envelope = derived.envelope
+    ids = dict.fromkeys((envelope.message_id, *envelope.in_reply_to, *derived.references[::-1]))
+    ids.pop("", None)
+    return [xxhash.xxh3_64_intdigest(name.encode()) for name in ids][: rules.THREAD_KEYS_MAX]
+
+
+def _keys_of_bytes(derived: bytes) -> list[int]:
+    """Unreadable bytes have none."""
     try:
-        read = message_pb2.Derived.FromString(derived)
+        return keys_of(message_pb2.Derived.FromString(derived))
     except DecodeError:
         return []
-    envelope = read.envelope
-    ids = (envelope.message_id, *envelope.in_reply_to, *reversed(read.references))
-    unique = dict.fromkeys(name for name in ids if name)
-    return [xxhash.xxh3_64_intdigest(name.encode()) for name in unique][: rules.THREAD_KEYS_MAX]
 
 
 def join(overlay: Overlay, prefix: bytes, thread_keys: Sequence[int], otherwise: int) -> int:

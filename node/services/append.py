@@ -85,6 +85,7 @@ class Append:
                 content = await prepare(asked.content, given, budget, f"{field}.content")
                 item.body.CopyFrom(content.new_body(len(packed)))
                 item.derived = content.derived
+                item.thread_keys.extend(content.thread_keys)
                 packed.append(content.packed)
                 return content.sha256
             case "blob_id":

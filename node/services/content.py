@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 from mailraft.internal.v1 import command_pb2
+from mailraft.node.mailstore import threads
 from mailraft.v1 import delivery_pb2, error_pb2, message_pb2
 from mailraft.wire import bodies, errors, limits
 
@@ -33,14 +34,16 @@ class Prepared:
     size_bytes: int
     sha256: bytes
     derived: bytes
+    thread_keys: list[int]  # what threads it, read from `derived`
 
     def new_body(self, ordinal: int) -> command_pb2.NewBody:
-        return command_pb2.NewBody(
-            ordinal=ordinal,
-            size_bytes=self.size_bytes,
-            stored_bytes=len(self.packed),
-            sha256=self.sha256,
-        )
+        body = command_pb2.NewBody()
+        self.tell(body, ordinal=ordinal)
+        return body
+
+    def tell(self, body: command_pb2.NewBody, *, ordinal: int) -> None:
+        body.ordinal, body.size_bytes = ordinal, self.size_bytes
+        body.stored_bytes, body.sha256 = len(self.packed), self.sha256
 
 
 class Budget:
@@ -68,11 +71,16 @@ async def prepare(
 
 def given_or_derived(given: message_pb2.Derived | None, raw: bytes) -> bytes:
     """A serialized Derived, of at most DERIVED_MAX_BYTES."""
+    return _derived(given, raw)[1]
+
+
+def _derived(given: message_pb2.Derived | None, raw: bytes) -> tuple[message_pb2.Derived, bytes]:
     if given is not None and given.parser_version == PARSER_VERSION:
         serialized = given.SerializeToString(deterministic=True)
         if len(serialized) <= DERIVED_MAX_BYTES:
-            return serialized
-    return derive(raw).SerializeToString(deterministic=True)
+            return given, serialized
+    made = derive(raw)
+    return made, made.SerializeToString(deterministic=True)
 
 
 def _declared_bytes(content: delivery_pb2.Content, field: str) -> int:
@@ -102,20 +110,23 @@ def _declared_bytes(content: delivery_pb2.Content, field: str) -> int:
 
 def _prepare(content: delivery_pb2.Content, given: message_pb2.Derived | None) -> Prepared:
     if content.WhichOneof("encoding") == "zstd":
-        raw, packed = _verified(content.zstd)
-        sha256 = content.zstd.sha256
+        zstd = content.zstd
+        raw, packed = _verified(zstd)
+        sha256 = zstd.sha256
     else:
         raw = content.raw
         packed, sha256 = bodies.pack(raw), hashlib.sha256(raw).digest()
-    return Prepared(packed, len(raw), sha256, given_or_derived(given, raw))
+    read, derived = _derived(given, raw)
+    return Prepared(packed, len(raw), sha256, derived, threads.keys_of(read))
 
 
 def _verified(zstd: delivery_pb2.Zstd) -> tuple[bytes, bytes]:
+    data = zstd.data
     try:
-        raw = bodies.open_zstd(zstd.data, zstd.size_bytes)
+        raw = bodies.open_zstd(data, zstd.size_bytes)
     except bodies.BodyCorruptError as error:
         raise errors.ContentMismatchError(str(error)) from None
     if hashlib.sha256(raw).digest() != zstd.sha256:
         raise errors.ContentMismatchError("the content has another sha256 than declared")
     # A frame that is no smaller than the bytes only costs its readers time.
-    return raw, bodies.pack_zstd(zstd.data) if len(zstd.data) < len(raw) else bodies.pack(raw)
+    return raw, bodies.pack_zstd(data) if len(data) < len(raw) else bodies.pack(raw)

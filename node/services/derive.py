@@ -110,12 +110,9 @@ def _fields(raw: bytes) -> tuple[dict[bytes, str], bool]:
             found[name] = value
         elif name in _JOINED and len(found[name]) <= FIELD_MAX_BYTES:
             found[name] += b", " + value
-    texts: dict[bytes, str] = {}
-    for name, value in found.items():
-        if len(value) > FIELD_MAX_BYTES:
-            value, cut = value[:FIELD_MAX_BYTES], True  # noqa: PLW2901 - the same, shorter
-        texts[name] = _text(value)
-    return texts, cut
+    if len(block) > FIELD_MAX_BYTES and any(len(each) > FIELD_MAX_BYTES for each in found.values()):
+        cut = True
+    return {name: _text(value[:FIELD_MAX_BYTES]) for name, value in found.items()}, cut
 
 
 def _block(raw: bytes) -> tuple[bytes, bool]:
@@ -202,7 +199,8 @@ def _read_addresses(envelope: message_pb2.Envelope, field: str, value: str) -> b
     found, cut = addresses.parse(value)
     add = getattr(envelope, field).add
     for name, local, domain in found:
-        add(name=name, mailbox=local, host=domain)
+        one = add()
+        one.name, one.mailbox, one.host = name, local, domain
     return cut
 
 

@@ -5,6 +5,7 @@ The level tunes the waiting, never the order: all writes go through one log a sh
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from mailraft.node.durability import Count, EachZone, Everyone, Need
@@ -91,7 +92,10 @@ def level_of(shards: Shards, options: common_pb2.WriteOptions) -> WriteLevel:
         case common_pb2.ACK_LEVEL_ALL:
             return WriteLevel(asked, Everyone())
         case _:
-            return WriteLevel(asked)
+            return _plain(asked)
+
+
+_plain = functools.cache(WriteLevel)  # of nearly every write
 
 
 def served_accepted(shards: Shards, replica: Replica) -> common_pb2.Served:
@@ -104,16 +108,12 @@ def served_accepted(shards: Shards, replica: Replica) -> common_pb2.Served:
 def _served(
     shards: Shards, replica: Replica, asked: common_pb2.AckLevel.ValueType
 ) -> common_pb2.Served:
-    return common_pb2.Served(
-        ack_asked=asked,
-        ack_met=asked,
-        level_met=common_pb2.LEVEL_MET_YES,
-        shard=replica.group,
-        replica_id=replica.replica,
-        node=shards.node_name,
-        complete=True,
-        map_epoch=shards.cluster.epoch,
-    )
+    served = common_pb2.Served()
+    served.ack_asked = served.ack_met = asked
+    served.level_met, served.complete = common_pb2.LEVEL_MET_YES, True
+    served.shard, served.replica_id = replica.group, replica.replica
+    served.node, served.map_epoch = shards.node_name, shards.cluster.epoch
+    return served
 
 
 def _zone_of(shards: Shards, replica: ReplicaId) -> str:
