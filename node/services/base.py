@@ -30,7 +30,7 @@ from mailraft.node.agreement import Digests
 from mailraft.node.interfaces import ClusterView, GroupId, ReplicaId
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.quorum_reads import Position
-from mailraft.node.shard import Replica
+from mailraft.node.shard import ReadPoint, Replica
 from mailraft.v1 import cluster_pb2, common_pb2
 from mailraft.wire import access, errors, incidents, limits, metadata
 from mailraft.wire.deadlines import passed_on
@@ -104,9 +104,13 @@ class Shards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call on its way through a handler."""
+    """One call on its way through a handler.
+
+    points: of a batch, by shard: where its LINEARIZABLE reads may read (levels.asked_together).
+    """
 
     deadline_s: float  # on Shards.now_s
+    points: Mapping[GroupId, ReadPoint | errors.MailraftError] = field(default_factory=dict)
 
 
 class Accepted(Exception):  # no error: an answer

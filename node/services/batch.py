@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -12,8 +14,8 @@ from google.protobuf.message import Message
 from mailraft.v1 import batch_pb2
 from mailraft.wire import errors, limits, observed, tracing
 
-from . import delivery, validate
-from .base import REPLY_MAX_BYTES, Call, Service, Unary, answer, not_implemented, to_error
+from . import delivery, levels, validate
+from .base import REPLY_MAX_BYTES, Call, Service, Shards, Unary, answer, not_implemented, to_error
 
 # What the reads of a batch may answer before others get a turn of the event loop.
 TURN_MAX_BYTES = 256 * 1024
@@ -24,28 +26,33 @@ class _Method:
     descriptor: MethodDescriptor
     unary: Unary | None
     later: str
+    reads: bool
+    path: str  # as spans and metrics have it
 
-    @property
-    def path(self) -> str:
-        """As spans and metrics have it."""
-        service = self.descriptor.containing_service
-        assert service is not None
-        return f"{service.name}/{self.descriptor.name}"
 
-    @property
-    def reads(self) -> bool:
-        return "read_options" in self.descriptor.input_type.fields_by_name
+def _methods(service: Service) -> Iterator[tuple[str, _Method]]:
+    for name, method in service.descriptor.methods_by_name.items():
+        asked = method.input_type
+        reads = "read_options" in asked.fields_by_name
+        unary, later = service.unary.get(name), service.later.get(name, "")
+        path = f"{service.descriptor.name}/{name}"
+        yield asked.full_name, _Method(method, unary, later, reads, path)
+
+
+@dataclass(slots=True)
+class _Item:
+    """One call of a batch, and where its outcome goes."""
+
+    name: str
+    request: Any  # None: it holds none
+    traceparent: str
+    result: batch_pb2.BatchResult
 
 
 class Batch:
-    def __init__(self, services: Iterable[Service]) -> None:
-        by_request = {
-            method.input_type.full_name: _Method(
-                method, service.unary.get(name), service.later.get(name, "")
-            )
-            for service in services
-            for name, method in service.descriptor.methods_by_name.items()
-        }
+    def __init__(self, shards: Shards, services: Iterable[Service]) -> None:
+        self._shards = shards
+        by_request = dict(each for service in services for each in _methods(service))
         self._methods: dict[str, _Method] = {}
         for field in batch_pb2.BatchItem.DESCRIPTOR.oneofs_by_name["request"].fields:
             assert field.message_type is not None
@@ -65,27 +72,50 @@ class Batch:
         _check_counts(request)
         response = batch_pb2.ExecuteResponse()
         room = _Room()
-        await asyncio.gather(
-            *(self._run(item, response.results.add(), call, room) for item in request.items)
-        )
+        reads: list[_Item] = []
+        async with asyncio.TaskGroup() as group:
+            for each in request.items:
+                name = each.WhichOneof("request") or ""
+                asked = getattr(each, name) if name else None
+                item = _Item(name, asked, each.traceparent, response.results.add())
+                if name and self._methods[name].reads:
+                    reads.append(item)
+                else:
+                    group.create_task(self._run(item, call, room))
+            if reads:
+                await self._read(reads, call, room)
         return response
 
-    async def _run(
-        self, item: batch_pb2.BatchItem, result: batch_pb2.BatchResult, call: Call, room: _Room
-    ) -> None:
-        name, code = item.WhichOneof("request"), 0
+    async def _read(self, reads: Sequence[_Item], call: Call, room: _Room) -> None:
+        """Most reads wait for nothing but what they wait for together. So they run one after the
+        other, which costs less than a task for each; beside one that waits the next goes on.
+        """
+        asked = (item.request for item in reads)
+        together = await levels.asked_together(self._shards, asked, call)
+        left = deque(reads)
+
+        async def work() -> None:
+            while left:
+                await self._run(left.popleft(), together, room)
+
+        async with asyncio.TaskGroup() as group:
+            while left:
+                group.create_task(work())
+                await asyncio.sleep(0)
+
+    async def _run(self, item: _Item, call: Call, room: _Room) -> None:
+        code = 0
         try:
-            if name is None:
+            if item.request is None:
                 raise validate.bad("items", "each holds one request")
-            method = self._methods[name]
+            method = self._methods[item.name]
             with tracing.below(item.traceparent, method.path):
-                response = await self._answer(method, getattr(item, name), call, room)
-            getattr(result, name).CopyFrom(response)
+                response = await self._answer(method, item.request, call, room)
+            getattr(item.result, item.name).CopyFrom(response)
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
-            result.error.CopyFrom(to_error(error, f"a batch's {name}").to_status())
-            code = result.error.code
-        level = observed.level_of(getattr(item, name)) if name is not None else "none"
-        observed.answered(name or "none", level, code)
+            item.result.error.CopyFrom(to_error(error, f"a batch's {item.name}").to_status())
+            code = item.result.error.code
+        observed.answered(item.name or "none", observed.level_of(item.request), code)
 
     async def _answer(self, method: _Method, request: Message, call: Call, room: _Room) -> Message:
         if method.unary is None:

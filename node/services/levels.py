@@ -6,11 +6,16 @@ LOCAL does: a session that has neither written nor read has nothing to see again
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+import copy
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from mailraft.internal.v1 import command_pb2
 from mailraft.node import quorum_reads
-from mailraft.node.interfaces import View
+from mailraft.node.interfaces import GroupId, View
 from mailraft.node.mailstore import queries
 from mailraft.node.mailstore.errors import Refused
 from mailraft.node.shard import ReadPoint, Replica
@@ -27,8 +32,7 @@ CONSISTENCIES = tuple(level for level in common_pb2.Consistency.values() if leve
 MAX_STALENESS_MS = 3_600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One account at one moment. Valid until the handler next awaits."""
 
     replica: Replica
@@ -40,8 +44,7 @@ class Reading:
 # ---- options -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLevel:
+class ReadLevel(NamedTuple):
     """What a read asks for, the cluster's default filled in."""
 
     asked: common_pb2.Consistency.ValueType
@@ -60,13 +63,14 @@ def level_of(shards: Shards, options: common_pb2.ReadOptions) -> ReadLevel:
         asked = DEFAULT if options.min_state else default(shards.policy())
     if asked not in CONSISTENCIES:
         raise _bad("read_options.consistency", f"{asked} is no level")
-    name = common_pb2.Consistency.Name(asked)
     if options.replicas and asked != common_pb2.CONSISTENCY_QUORUM:
+        name = common_pb2.Consistency.Name(asked)
         raise _bad("read_options.replicas", f"must be 0 with {name}")
     if asked == common_pb2.CONSISTENCY_BOUNDED:
         if not 1 <= options.max_staleness_ms <= MAX_STALENESS_MS:
             raise _bad("read_options.max_staleness_ms", f"1 to {MAX_STALENESS_MS}")
     elif options.max_staleness_ms:
+        name = common_pb2.Consistency.Name(asked)
         raise _bad("read_options.max_staleness_ms", f"must be 0 with {name}")
     return ReadLevel(asked, options.replicas, options.max_staleness_ms)
 
@@ -114,10 +118,41 @@ async def read(
     )
 
 
+async def asked_together(shards: Shards, requests: Iterable[Any], call: Call) -> Call:
+    """The call for reads that came together, once it is known where those at LINEARIZABLE may
+    read: one question a replica is enough, since all came before it is asked. What a replica
+    refuses, each of its reads raises.
+    """
+    replicas: dict[GroupId, Replica] = {}
+    for request in requests:
+        if request.read_options.consistency == common_pb2.CONSISTENCY_LINEARIZABLE:
+            with suppress(errors.StaleRouteError):  # the read itself says so
+                replica = shards.replica_for_account(request.account_id)
+                replicas[replica.group] = replica
+    if not replicas:
+        return call
+    points = await asyncio.gather(*(_index_of(each, call) for each in replicas.values()))
+    return replace(call, points=dict(zip(replicas, points, strict=True)))
+
+
+async def _index_of(replica: Replica, call: Call) -> ReadPoint | errors.MailraftError:
+    try:
+        return await replica.read(common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s)
+    except errors.MailraftError as error:
+        return error
+
+
 async def at(shards: Shards, replica: Replica, level: ReadLevel, call: Call) -> ReadPoint:
     """A replica at the level that is asked for. Raises as Replica.read, and QUORUM_UNAVAILABLE."""
     if level.asked == common_pb2.CONSISTENCY_QUORUM:
         return await _at_freshest(shards, replica, level.replicas, call)
+    known = call.points.get(replica.group)
+    if known is not None and level.asked == common_pb2.CONSISTENCY_LINEARIZABLE:
+        if isinstance(known, errors.MailraftError):
+            raise copy.copy(known)  # raised many times one object would grow its traceback
+        if known.index == replica.applied_index:
+            return known
+        return replace(known, view=replica.view, index=replica.applied_index)
     return await replica.read(level.asked, deadline_s=call.deadline_s, max_age_ms=level.max_age_ms)
 
 

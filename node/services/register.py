@@ -36,7 +36,7 @@ def services_of(shards: Shards, maps: Maps, version: str, stopping: asyncio.Even
     mailboxes = Mailboxes(shards).service()
     messages = _message_service(shards, stopping)
     blobs = Blobs(shards).service()
-    batch = Batch((accounts, mailboxes, messages, blobs)).service()
+    batch = Batch(shards, (accounts, mailboxes, messages, blobs)).service()
     return [accounts, mailboxes, messages, blobs, batch, Cluster(shards, maps, version).service()]
 
 

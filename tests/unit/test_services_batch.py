@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.unit.test_services_node import (
     ALICE,
@@ -23,6 +24,8 @@ from tests.unit.test_services_node import (
 
 from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.node.services import batch
+from mailraft.node.services.base import Call, Service
+from mailraft.node.shard import ReadPoint, Replica
 from mailraft.v1 import (
     account_pb2,
     batch_pb2,
@@ -30,9 +33,11 @@ from mailraft.v1 import (
     cluster_pb2,
     common_pb2,
     delivery_pb2,
+    mailbox_pb2,
     message_service_pb2,
 )
 from mailraft.wire import errors, limits
+from mailraft.wire.slots import slot_of
 
 # ---- batches
 
@@ -107,6 +112,75 @@ async def test_a_full_batch_says_which_reads_to_repeat(monkeypatch: pytest.Monke
         assert told[6] == "append_messages"
         full = errors.from_status(response.results[told.index("error")].error)
         assert isinstance(full, errors.ReplyFullError)
+
+
+async def test_linearizable_reads_of_a_batch_ask_one_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each replica, for all that are about it; where that fails, each of them says so."""
+    asked: list[int] = []
+    fails = False
+    read = Replica.read
+
+    async def counted(replica: Replica, level: Any, **more: Any) -> ReadPoint:
+        asked.append(level)
+        if fails:
+            raise errors.NotLeaderError
+        return await read(replica, level, **more)
+
+    monkeypatch.setattr(Replica, "read", counted)
+    async with running() as (_, calls):
+        await calls.create(ALICE)
+        options = common_pb2.ReadOptions(consistency=common_pb2.CONSISTENCY_LINEARIZABLE)
+        request = batch_pb2.ExecuteRequest()
+        for account in (ALICE, BOB, ELSEWHERE, ALICE):
+            get = account_pb2.GetAccountRequest(account_id=account, read_options=options)
+            request.items.add(get_account=get)
+        kinds: Any = (None, errors.AccountNotFoundError, errors.StaleRouteError, None)
+        shards = len({slot_of(each) % SHARDS for each in (ALICE, BOB)})
+        for fails in (False, True):
+            asked.clear()
+            found = (await calls.batch.Execute(request)).results
+            assert asked == [common_pb2.CONSISTENCY_LINEARIZABLE] * shards
+            for each, kind in zip(found, kinds, strict=True):
+                refused = fails and kind is not errors.StaleRouteError
+                expected = errors.NotLeaderError if refused else kind or type(None)
+                told = errors.from_status(each.error) if each.HasField("error") else None
+                assert isinstance(told, expected)
+
+
+async def test_a_read_that_waits_holds_up_no_other_of_its_batch() -> None:
+    """The first waits here until the last was run; so they are not run in order."""
+    ran, last = [], asyncio.Event()
+
+    async def get(request: account_pb2.GetAccountRequest, _: Call) -> Message:
+        if request.account_id == "first":
+            await last.wait()
+        ran.append(request.account_id)
+        if request.account_id == "last":
+            last.set()
+        return account_pb2.GetAccountResponse(state=request.account_id)
+
+    services = [
+        Service(module.DESCRIPTOR.services_by_name[name], {"GetAccount": get} if at == 0 else {})
+        for at, (module, name) in enumerate(
+            (
+                (account_pb2, "AccountService"),
+                (mailbox_pb2, "MailboxService"),
+                (message_service_pb2, "MessageService"),
+                (blob_pb2, "BlobService"),
+            )
+        )
+    ]
+    request = batch_pb2.ExecuteRequest()
+    names = ["first", "second", "last"]
+    for name in names:
+        request.items.add(get_account=account_pb2.GetAccountRequest(account_id=name))
+    nowhere: Any = None  # no read asks for a shard
+    async with asyncio.timeout(5):
+        response = await batch.Batch(nowhere, services).Execute(request, Call(0.0))
+    assert [each.get_account.state for each in response.results] == names
+    assert ran == ["second", "last", "first"]
 
 
 async def test_a_batch_of_bad_form_is_refused() -> None:
