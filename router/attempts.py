@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailraft.router.budget import Extra
 from mailraft.router.failures import LostError, NoAnswerError, UnreachableError
@@ -38,8 +38,7 @@ class Target(enum.Enum):
     EXACT = "the replica that the request names"
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(NamedTuple):
     """Where a request must go and what may be done to get it there."""
 
     shard: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mailraft.router.budget import HEDGE_RATIO, HEDGE_RESERVE, Budget
 from mailraft.router.latencies import Latencies
@@ -65,33 +65,90 @@ class Hedger:
         ask: Callable[[Place], Coroutine[Any, Any, Answer]],
         spare: Callable[[Place], Place | None],
     ) -> Answer:
-        first = asyncio.ensure_future(ask(place))
-        asked = [first]
-        try:
-            await asyncio.wait(asked, timeout=after_s)
-            other = None if first.done() else spare(place)
+        def begin() -> asyncio.Task[Answer] | None:
+            other = spare(place)
             if other is None or not self.budget.spend():
-                return await first
-            asked.append(asyncio.ensure_future(ask(other)))
-            open_ = set(asked)
-            while open_:
-                done, open_ = await asyncio.wait(open_, return_when=asyncio.FIRST_COMPLETED)
-                for each in asked:
-                    if each in done and not _failed(each):
-                        self.won += each is not first
-                        return each.result()
-            return await first
+                return None
+            return asyncio.ensure_future(ask(other))
+
+        second = _Second(begin)
+        timer = asyncio.get_running_loop().call_later(after_s, second.start)
+        try:
+            return await ask(place)
+        except asyncio.CancelledError:
+            if not second.has_won():
+                raise
+            answer = second.result()
+        except errors.MailraftError:
+            timer.cancel()
+            if not await second.answers():
+                raise
+            answer = second.result()
         finally:
-            for each in asked:
-                each.add_done_callback(_look)
-                each.cancel()
+            timer.cancel()
+            second.leave()
+        self.won += 1
+        return answer
 
 
-def _failed(task: asyncio.Future[Answer]) -> bool:
+class _Second(Generic[Answer]):
+    """What may be asked beside a call that its caller's own task waits for: in a task of its own
+    each call would cost more than its place in a batch. Its answer ends the wait for the first, as
+    asyncio.timeout ends a wait.
+    """
+
+    __slots__ = ("_begin", "_caller", "_cancelling", "_ended", "_task")
+
+    def __init__(self, begin: Callable[[], asyncio.Task[Answer] | None]) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._begin, self._caller, self._cancelling = begin, caller, caller.cancelling()
+        self._task: asyncio.Task[Answer] | None = None
+        self._ended = False  # the wait for the first, by this
+
+    def start(self) -> None:
+        """The first takes long."""
+        self._task = self._begin()
+        if self._task is not None:
+            self._task.add_done_callback(self._done)
+
+    def has_won(self) -> bool:
+        """Whether the wait for the first was ended by this, and by nobody else."""
+        ended, self._ended = self._ended, False
+        return ended and self._caller.uncancel() <= self._cancelling
+
+    async def answers(self) -> bool:
+        """The first has failed: whether this, if it was asked, has an answer in the end."""
+        if self._task is None:
+            return False
+        self._task.remove_done_callback(self._done)
+        await asyncio.wait((self._task,))
+        return not _failed(self._task)
+
+    def result(self) -> Answer:
+        assert self._task is not None
+        return self._task.result()
+
+    def leave(self) -> None:
+        """It is over; what is not needed is cancelled."""
+        if self._ended:  # too late: the first was there
+            self._caller.uncancel()
+        if self._task is not None:
+            self._task.remove_done_callback(self._done)
+            self._task.add_done_callback(_look)
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[Answer]) -> None:
+        if not _failed(task):
+            self._ended = True
+            self._caller.cancel()
+
+
+def _failed(task: asyncio.Task[Answer]) -> bool:
     return task.cancelled() or isinstance(task.exception(), errors.MailraftError)
 
 
-def _look(task: asyncio.Future[Answer]) -> None:
+def _look(task: asyncio.Task[Answer]) -> None:
     """What the loser says is of no interest."""
     if not task.cancelled():
         task.exception()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -35,8 +34,7 @@ DeliverLane = Coalescer[delivery_pb2.Delivery, delivery_pb2.DeliveryResult]
 ReadLane = Coalescer["Read", ReadResult]
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """One unary call on its way into a batch."""
 
     method: Method
