@@ -97,13 +97,14 @@ class _Second(Generic[Answer]):
     asyncio.timeout ends a wait.
     """
 
-    __slots__ = ("_begin", "_caller", "_cancelling", "_ended", "_task")
+    __slots__ = ("_begin", "_caller", "_cancelling", "_ended", "_first_waits", "_task")
 
     def __init__(self, begin: Callable[[], asyncio.Task[Answer] | None]) -> None:
         caller = asyncio.current_task()
         assert caller is not None
         self._begin, self._caller, self._cancelling = begin, caller, caller.cancelling()
         self._task: asyncio.Task[Answer] | None = None
+        self._first_waits = True
         self._ended = False  # the wait for the first, by this
 
     def start(self) -> None:
@@ -119,9 +120,9 @@ class _Second(Generic[Answer]):
 
     async def answers(self) -> bool:
         """The first has failed: whether this, if it was asked, has an answer in the end."""
+        self._first_waits = False
         if self._task is None:
             return False
-        self._task.remove_done_callback(self._done)
         await asyncio.wait((self._task,))
         return not _failed(self._task)
 
@@ -131,15 +132,16 @@ class _Second(Generic[Answer]):
 
     def leave(self) -> None:
         """It is over; what is not needed is cancelled."""
+        self._first_waits = False
         if self._ended:  # too late: the first was there
             self._caller.uncancel()
         if self._task is not None:
-            self._task.remove_done_callback(self._done)
             self._task.add_done_callback(_look)
             self._task.cancel()
 
     def _done(self, task: asyncio.Task[Answer]) -> None:
-        if not _failed(task):
+        # Called a turn after the task has ended: the first may be there by then.
+        if self._first_waits and not _failed(task):
             self._ended = True
             self._caller.cancel()
 

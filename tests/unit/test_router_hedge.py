@@ -71,6 +71,51 @@ async def test_an_answer_in_time_is_not_asked_for_twice() -> None:
     assert (ask.asked, slow.asked, hedger.budget.spent) == (["a"], ["a"], 0)
 
 
+async def test_two_answers_at_once_are_one() -> None:
+    """Whichever is seen first: the caller is not cancelled afterwards, in whatever it does then."""
+    loop = asyncio.get_running_loop()
+    for order in ("ab", "ba"):
+        hedger = experienced(Hedger(), KIND)
+        gates = {name: loop.create_future() for name in order}
+        asked = asyncio.Semaphore(0)
+
+        async def ask(
+            place: Place, gates: dict[str, Any] = gates, asked: asyncio.Semaphore = asked
+        ) -> str:
+            asked.release()
+            await gates[place.address]
+            return place.address
+
+        async def caller(hedger: Hedger = hedger, ask: Any = ask) -> tuple[str, int]:
+            answer = await hedger.ask(KIND, A, ask, lambda _: B)
+            await asyncio.sleep(0.05)
+            task = asyncio.current_task()
+            assert task is not None
+            return answer, task.cancelling()
+
+        calling = asyncio.create_task(caller())
+        for _ in order:
+            await asked.acquire()
+        for name in order:
+            gates[name].set_result(None)
+        answer, cancelling = await calling
+        assert answer in order
+        assert cancelling == 0
+
+
+async def test_a_caller_that_gives_up_is_cancelled() -> None:
+    """With both that were asked."""
+    hedger, ask = experienced(Hedger(), KIND), Asking(a=30, b=30)
+    calling = asyncio.create_task(hedger.ask(KIND, A, ask, lambda _: B))
+    await asyncio.sleep(6 * FAST_S)
+    assert ask.asked == ["a", "b"]
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    await asyncio.sleep(0)
+    assert sorted(ask.left) == ["a", "b"]
+
+
 async def test_the_first_may_still_win_and_errors_do_not() -> None:
     """An error counts only when both have failed; it is that of the first."""
     hedger = experienced(Hedger(), KIND)
