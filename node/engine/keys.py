@@ -189,6 +189,11 @@ def uid_of(key: bytes) -> int:
     return int.from_bytes(key[-4:])
 
 
+def uids_of(rows: Iterable[tuple[bytes, bytes]]) -> list[int]:
+    """Of uid() or received() keys with their values."""
+    return [int.from_bytes(key[-4:]) for key, _ in rows]
+
+
 def received(prefix: bytes, mailbox: int, time_ms: int, uid_number: int = 0) -> bytes:
     """-> message number: a mailbox in the order of received times, UIDs breaking ties."""
     return prefix + _MAILBOX_TIME.pack(_RECEIVED, mailbox, time_ms + _TIME_BIAS, uid_number)

@@ -231,7 +231,7 @@ def page(
     found = _stored_at(view, prefix, [target for _, target in told], without)
     return MessagePage(
         tuple(found),
-        tuple(keys.uid_of(key) for key, _ in told),
+        tuple(keys.uids_of(told)),
         _cursor_at(record, order, told[-1][0]) if more else None,
     )
 

@@ -121,6 +121,7 @@ class Messages:
     ) -> None:
         self._view, self._account_id, self.shown = view, account_id, shown
         self._mailboxes: dict[int, tuple[str, int]] = {}
+        self._agreed: set[tuple[tuple[int, int], ...]] = set()
 
     def show(self, record: record_pb2.MessageRecord) -> message_pb2.Message:
         message = message_pb2.Message(
@@ -162,11 +163,12 @@ class Messages:
             [(each.mailbox, self._mailbox(each.mailbox)[1]) for each in record.memberships]
         )
 
-    def agrees(self, places: Iterable[tuple[int, int]]) -> bool:
+    def agrees(self, places: tuple[tuple[int, int], ...]) -> bool:
         """Whether they are the same here and now."""
-        for number, uid_validity in places:  # noqa: SIM110 - a generator costs twice as much
-            if self._mailbox(number)[1] != uid_validity:
+        if places not in self._agreed:
+            if any(self._mailbox(number)[1] != known for number, known in places):
                 return False
+            self._agreed.add(places)  # for the other messages of one mailbox
         return True
 
     def _mailbox(self, number: int) -> tuple[str, int]:

@@ -130,12 +130,13 @@ class Messages:
             uid_validity=record.uid_validity,
             total_messages=record.total_messages,
         )
-        show = convert.Messages(at.view, request.account_id, shown)
-        room = _Room()
+        show, summary = convert.Messages(at.view, request.account_id, shown), self._summaries.of
         fitting: list[bytes] = []
+        left_bytes = REPLY_MAX_BYTES
         for stored in page.stored:
-            message = self._summaries.of(stored, show)
-            if not room.take(len(message)):
+            message = summary(stored, show)
+            left_bytes -= len(message) + 8
+            if left_bytes < 0 and fitting:  # one always does
                 break
             fitting.append(message)
         response.MergeFromString(b"".join(fitting))

@@ -23,6 +23,8 @@ UINT32_MAX = 2**32 - 1
 
 # RFC 8621 section 4.1.1
 _KEYWORD = re.compile(r"[!#$&'+-\[^-z|}~]+")
+_ROLES = frozenset(common_pb2.MailboxRole.values())
+_VIEWS = frozenset(message_pb2.MessageView.values())
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -85,13 +87,13 @@ def targets(asked: Sequence[message_pb2.MailboxTarget], field: str) -> list[comm
 
 
 def role(asked: int, field: str) -> int:
-    if not asked or asked not in common_pb2.MailboxRole.values():
+    if not asked or asked not in _ROLES:
         raise bad(field, f"{asked} is no role")
     return asked
 
 
 def view(asked: message_pb2.MessageView.ValueType) -> message_pb2.MessageView.ValueType:
-    if asked not in message_pb2.MessageView.values():
+    if asked not in _VIEWS:
         raise bad("view", f"{asked} is no view")
     return asked or message_pb2.MESSAGE_VIEW_BASIC
 
