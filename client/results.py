@@ -108,8 +108,8 @@ class Page:
 def receipt_of(delivery: delivery_pb2.Delivery, result: delivery_pb2.DeliveryResult) -> Receipt:
     """The receipt of a delivery that was answered with this result."""
     pairs = zip(delivery.recipients, result.recipients, strict=True)
-    recipients = tuple(_recipient_receipt(asked.account_id, answer) for asked, answer in pairs)
-    return Receipt(delivery.request_id, recipients)
+    told = [_recipient_receipt(asked.account_id, answer) for asked, answer in pairs]
+    return Receipt(delivery.request_id, tuple(told))
 
 
 def with_refused(

@@ -207,4 +207,6 @@ def _wrong_form(delivery: delivery_pb2.Delivery) -> errors.MailraftError | None:
 def _joined(
     results: Sequence[delivery_pb2.RecipientResult | None],
 ) -> delivery_pb2.DeliveryResult:
-    return delivery_pb2.DeliveryResult(recipients=[each for each in results if each is not None])
+    joined = delivery_pb2.DeliveryResult()
+    joined.recipients.extend([each for each in results if each is not None])
+    return joined

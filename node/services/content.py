@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailraft.internal.v1 import command_pb2
 from mailraft.node.mailstore import threads
@@ -26,8 +26,7 @@ INLINE_MAX_BYTES = 128 * 1024
 CONTENT_PER_CALL_MAX_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A body as a command carries it."""
 
     packed: bytes

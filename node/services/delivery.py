@@ -12,6 +12,7 @@ recipient's own fields, its account, its shard refuse that recipient.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -80,9 +81,9 @@ class Delivery:
             *(self._propose_blob(each, call, options) for each in by_blob),
         )
         level = observed.level_of(request)
-        for told in response.results:
-            for recipient in told.recipients:
-                observed.answered("recipient", level, recipient.code)
+        codes = Counter([each.code for told in response.results for each in told.recipients])
+        for code, count in codes.items():
+            observed.answered("recipient", level, code, count)
         return response
 
     def _plan(
@@ -183,8 +184,9 @@ def check_counts(requests: Iterable[delivery_pb2.DeliverMessagesRequest]) -> Non
     recipients = targets = 0
     for request in requests:
         for delivery in request.deliveries:
-            recipients += len(delivery.recipients)
-            targets += sum(len(each.targets) for each in delivery.recipients)
+            for each in delivery.recipients:
+                recipients += 1
+                targets += len(each.targets)
     if recipients > validate.RECIPIENTS_PER_CALL_MAX:
         what = f"at most {validate.RECIPIENTS_PER_CALL_MAX} recipients in all"
         raise validate.bad("deliveries", what)

@@ -9,8 +9,8 @@ Content-Type alone.
 
 from __future__ import annotations
 
-import calendar
 import re
+from datetime import date
 from email.utils import parsedate_tz
 
 from mailraft.v1 import message_pb2
@@ -61,6 +61,7 @@ _MONTHS = {
     )
 }
 _YEAR_MAX = 9999
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 _TEXTUAL = ("text/", "multipart/", "message/")
 
 
@@ -105,7 +106,8 @@ def _fields(raw: bytes) -> tuple[dict[bytes, str], bool]:
             cut = True
             break
         name = match[1]
-        value = block[match.start(2) : match.end(2)]
+        start, end = match.span(2)
+        value = block[start:end]
         if name not in found:
             found[name] = value
         elif name in _JOINED and len(found[name]) <= FIELD_MAX_BYTES:
@@ -164,11 +166,12 @@ def _time_ms(date: str) -> int | None:
     month = _MONTHS.get(match[2].lower()) if match else None
     if match is None or month is None:
         return _time_ms_slowly(date)
-    offset_s = (int(match[8]) * 60 + int(match[9])) * 60
-    if match[7] == "-":
+    day, _, year, hour, minute, second, sign, hours, minutes = match.groups()
+    offset_s = (int(hours) * 60 + int(minutes)) * 60
+    if sign == "-":
         offset_s = -offset_s
-    clock = (int(match[4]), int(match[5]), int(match[6] or 0))
-    return _since_epoch_ms(int(match[3]), month, int(match[1]), clock, offset_s)
+    clock = (int(hour), int(minute), int(second or 0))
+    return _since_epoch_ms(int(year), month, int(day), clock, offset_s)
 
 
 def _time_ms_slowly(date: str) -> int | None:
@@ -191,8 +194,9 @@ def _since_epoch_ms(
         return None
     if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second <= 60 and abs(offset_s) < 360_000):
         return None
-    seconds = calendar.timegm((year, month, day, hour, minute, second)) - offset_s
-    return seconds * 1000
+    # As calendar.timegm: a day or a second too many counts into what follows.
+    days = date(year, month, 1).toordinal() - _EPOCH_DAY + day - 1
+    return (((days * 24 + hour) * 60 + minute) * 60 + second - offset_s) * 1000
 
 
 def _read_addresses(envelope: message_pb2.Envelope, field: str, value: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,9 +108,16 @@ def reply_of(committed: Committed) -> command_pb2.Reply:
 
 
 def fingerprint(kind: str, *parts: bytes | str | int) -> bytes:
-    encoded = [kind.encode()]
-    encoded += [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-    return hashlib.sha256(b"".join([len(part).to_bytes(4) + part for part in encoded])).digest()
+    whole = _told(kind)
+    for part in parts:
+        encoded = part if isinstance(part, bytes) else str(part).encode()
+        whole += len(encoded).to_bytes(4) + encoded
+    return hashlib.sha256(whole).digest()
+
+
+@functools.cache  # of the kinds that are written in the code
+def _told(kind: str) -> bytes:
+    return len(kind).to_bytes(4) + kind.encode()
 
 
 def placement(

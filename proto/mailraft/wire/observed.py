@@ -105,11 +105,11 @@ def waiting(reason: str, now: Callable[[], float]) -> Iterator[None]:
         waited(reason, now() - began_s)
 
 
-def answered(kind: str, level: str, code: int) -> None:
-    """A part of the call that is being served has its own answer: a gRPC code by its number."""
+def answered(kind: str, level: str, code: int, count: int = 1) -> None:
+    """Parts of the call that is being served have their own answer: a gRPC code by its number."""
     call = _current.get()
     if call is not None:
-        call.items[kind, level, _CODES.get(code, "UNKNOWN")] += 1
+        call.items[kind, level, _CODES.get(code, "UNKNOWN")] += count
 
 
 Watcher = Callable[[ServedCall], None]
