@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mailraft.wire import errors
-from mailraft.wire.handlers import Handler, function_of, unread, with_function
+from mailraft.wire.handlers import Handler, Wrapped, function_of, unread, with_function
 
 if TYPE_CHECKING:
     Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -45,6 +45,7 @@ class Admission(Interceptor):
         self._now = now
         self._lately = 0.0  # refusals, those that are longer ago counting less
         self._refused_s = float("-inf")
+        self._wrapped = Wrapped(self._counting)
 
     async def intercept_service(
         self,
@@ -57,7 +58,11 @@ class Admission(Interceptor):
         streaming = handler.request_streaming or handler.response_streaming
         if self._full(streaming=streaming):
             return unread(handler, self._refuse)
+        return self._wrapped.of(handler_call_details.method, handler)
+
+    def _counting(self, _: str, handler: Handler) -> Handler:
         inner = function_of(handler)
+        streaming = handler.request_streaming or handler.response_streaming
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
         return with_function(handler, wrap(inner, streaming=streaming))
 

@@ -25,7 +25,7 @@ from mailraft.wire.accounts import Narrowed, narrowed
 from mailraft.wire.callers import Callers, Open, Share
 from mailraft.wire.credentials import MESSAGE_ROOM_BYTES
 from mailraft.wire.draining import drain
-from mailraft.wire.handlers import Function, Handler, function_of, received_by
+from mailraft.wire.handlers import Function, Handler, Wrapped, function_of, received_by
 
 if TYPE_CHECKING:
     Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -77,6 +77,7 @@ class Guard(Interceptor):
         refused: Callable[[str, str], None] = lambda _path, _code: None,
     ) -> None:
         self._record, self._callers, self._refused = record, callers, refused
+        self._wrapped = Wrapped(self._guarding)
 
     async def intercept_service(
         self,
@@ -86,8 +87,11 @@ class Guard(Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # nothing is served by this name
+        return self._wrapped.of(handler_call_details.method, handler)
+
+    def _guarding(self, path: str, handler: Handler) -> Handler:
         inner = function_of(handler)
-        method = _Method(handler_call_details.method, handler, inner)
+        method = _Method(path, handler, inner)
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
         return received_by(handler, wrap(method))
 

@@ -45,3 +45,17 @@ def received_by(handler: Handler, function: Function) -> Handler:
 def unread(handler: Handler, function: Function) -> Handler:
     """The same call, answered without its request being parsed: for functions that refuse it."""
     return _MAKE[handler.request_streaming, handler.response_streaming](function)
+
+
+class Wrapped:
+    """Handlers around others, made once each: gRPC asks at every call, and for the same ones."""
+
+    def __init__(self, wrap: Callable[[str, Handler], Handler]) -> None:
+        self._wrap = wrap
+        self._made: dict[str, tuple[Handler, Handler]] = {}  # by path; bounded by what is served
+
+    def of(self, path: str, handler: Handler) -> Handler:
+        made = self._made.get(path)
+        if made is None or made[0] is not handler:
+            made = self._made[path] = handler, self._wrap(path, handler)
+        return made[1]

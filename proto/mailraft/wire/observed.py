@@ -22,7 +22,7 @@ import grpc
 
 from mailraft.v1 import common_pb2
 from mailraft.wire import errors, incidents, tracing
-from mailraft.wire.handlers import Handler, function_of, with_function
+from mailraft.wire.handlers import Handler, Wrapped, function_of, with_function
 
 _PACKAGE = "/mailraft.v1."
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -125,6 +125,7 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
 
     def __init__(self, ended: Sequence[Watcher], stream_began: Sequence[Watcher] = ()) -> None:
         self._ended, self._stream_began = tuple(ended), tuple(stream_began)
+        self._wrapped = Wrapped(self._watched)
 
     async def intercept_service(
         self,
@@ -134,15 +135,15 @@ class Observe(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # no class
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # an unknown method: what strangers make up is nobody's label
-        return self._watched(_short(handler_call_details.method), handler)
+        return self._wrapped.of(handler_call_details.method, handler)
 
     def refused(self, path: str, code: str) -> None:
         """A call that ended before it got here."""
         for watcher in self._ended:
             watcher(ServedCall(_short(path), code=code))
 
-    def _watched(self, method: str, handler: Handler) -> Handler:
-        inner = function_of(handler)
+    def _watched(self, path: str, handler: Handler) -> Handler:
+        method, inner = _short(path), function_of(handler)
         streaming = handler.request_streaming or handler.response_streaming
         if inspect.isasyncgenfunction(inner):
             watched = self._generator(method, inner)
