@@ -107,7 +107,7 @@ class Page:
 
 def receipt_of(delivery: delivery_pb2.Delivery, result: delivery_pb2.DeliveryResult) -> Receipt:
     """The receipt of a delivery that was answered with this result."""
-    pairs = zip(delivery.recipients, result.recipients, strict=True)
+    pairs = zip(delivery.recipients[:], result.recipients[:], strict=True)
     told = [_recipient_receipt(asked.account_id, answer) for asked, answer in pairs]
     return Receipt(delivery.request_id, tuple(told))
 

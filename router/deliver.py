@@ -143,7 +143,7 @@ class _Part:
             return errors.InternalError(
                 f"{len(answer.recipients)} results for {len(self.indexes)} recipients"
             )
-        return self._settle(answer.recipients)
+        return self._settle(answer.recipients[:])
 
     def refuse(self, error: errors.MailraftError) -> None:
         for index in self.indexes:

@@ -122,7 +122,7 @@ class Lanes:
         for result in response.results[:1]:
             for recipient in result.recipients[:1]:
                 self._fleet.told_epoch(recipient.served.map_epoch)
-        return response.results
+        return response.results[:]
 
     async def _send_reads(
         self, place: Place, items: Sequence[Read], deadline_s: float

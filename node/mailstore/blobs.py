@@ -38,24 +38,20 @@ class Body(NamedTuple):
 
 def new_body(context: Context, body: command_pb2.NewBody) -> Body:
     """A body that travels in this entry."""
+    sha256 = body.sha256
+    size_bytes, stored_bytes = body.size_bytes, body.stored_bytes
     if body.ordinal >= context.body_count:
         raise bad_field("body: the command does not carry it")
-    if len(body.sha256) != 32:
+    if len(sha256) != 32:
         raise bad_field("body: sha256 is 32 bytes")
-    if max(body.size_bytes, body.stored_bytes) > rules.BODY_MAX_BYTES:
+    if max(size_bytes, stored_bytes) > rules.BODY_MAX_BYTES:
         raise Refused(
             error_pb2.ERROR_REASON_MESSAGE_TOO_LARGE,
             "the message is too large",
-            {"size_bytes": body.size_bytes, "max_bytes": rules.BODY_MAX_BYTES},
+            {"size_bytes": size_bytes, "max_bytes": rules.BODY_MAX_BYTES},
         )
-    return Body(
-        context.entry_index,
-        context.body_base + body.ordinal,
-        body.size_bytes,
-        body.stored_bytes,
-        body.sha256,
-        is_new=True,
-    )
+    at = context.body_base + body.ordinal
+    return Body(context.entry_index, at, size_bytes, stored_bytes, sha256, is_new=True)
 
 
 def known_body(overlay: Overlay, prefix: bytes, position: record_pb2.BodyPosition) -> Body:

@@ -42,7 +42,7 @@ def join(
         raise limit_reached("mailboxes a message", rules.TARGETS_PER_MESSAGE_MAX)
     mailbox.uid_next = uid + 1
     mailbox.total_messages += 1
-    if rules.SEEN not in keywords:
+    if not keywords or rules.SEEN not in keywords:
         mailbox.unseen_messages += 1
     if deleted:
         mailbox.deleted_messages += 1

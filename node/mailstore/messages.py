@@ -27,7 +27,7 @@ class Content(NamedTuple):
 
 
 def unique_thread_keys(asked: Sequence[int]) -> Sequence[int]:
-    return asked if len(asked) < 2 else list(dict.fromkeys(asked))[: rules.THREAD_KEYS_MAX]
+    return list(dict.fromkeys(asked[:]))[: rules.THREAD_KEYS_MAX]
 
 
 def store(
@@ -59,7 +59,7 @@ def store(
     told.message, told.thread, told.modseq = message.message, message.thread, account.modseq
     told.body.index, told.body.ordinal = body.log_index, body.ordinal
     told.size_bytes, told.sha256 = body.size_bytes, body.sha256
-    for mailbox, each in zip(mailboxes, message.memberships, strict=True):
+    for mailbox, each in zip(mailboxes, message.memberships[:], strict=True):
         _tell_place(told.memberships.add(), mailbox, each)
 
 
@@ -77,7 +77,7 @@ def add(
     message.message = number
     message.created_modseq = account.modseq
     message.thread = threads.join(
-        account.overlay, account.prefix, message.thread_keys, message.thread or number
+        account.overlay, account.prefix, message.thread_keys[:], message.thread or number
     )
     admit(account, message, mailboxes, deleted=deleted)
     record.next_message = number + 1

@@ -45,7 +45,8 @@ def keys_of(derived: message_pb2.Derived) -> list[int]:
     References backwards (RFC 5322 section 3.6.4).
     """
     envelope = derived.envelope
-    ids = dict.fromkeys((envelope.message_id, *envelope.in_reply_to, *derived.references[::-1]))
+    answered = (*envelope.in_reply_to[:], *derived.references[::-1])
+    ids = dict.fromkeys((envelope.message_id, *answered))
     ids.pop("", None)
     return [xxhash.xxh3_64_intdigest(name.encode()) for name in ids][: rules.THREAD_KEYS_MAX]
 

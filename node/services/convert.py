@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from mailraft.internal.v1 import command_pb2, record_pb2
@@ -24,8 +25,13 @@ def state_of(state: command_pb2.AccountState) -> tokens.State:
     return tokens.State(state.restore_epoch, state.creation_index, state.modseq)
 
 
-def state_token(state: command_pb2.AccountState) -> str:
-    return tokens.encode_state(state_of(state))
+def state_token(state: command_pb2.AccountState | record_pb2.AccountRecord) -> str:
+    return _state_token(state.restore_epoch, state.creation_index, state.modseq)
+
+
+@functools.lru_cache(maxsize=4096)  # an account is read more often than it changes
+def _state_token(restore_epoch: int, creation_index: int, modseq: int) -> str:
+    return tokens.encode_state(tokens.State(restore_epoch, creation_index, modseq))
 
 
 def account_state(state: tokens.State) -> command_pb2.AccountState:
@@ -188,10 +194,10 @@ def memberships(stored: command_pb2.StoredMessage) -> list[message_pb2.Membershi
     return places(stored.memberships)
 
 
-def places(stored: Iterable[command_pb2.StoredMembership]) -> list[message_pb2.Membership]:
+def places(stored: Sequence[command_pb2.StoredMembership]) -> list[message_pb2.Membership]:
     """Memberships as a reply of the state machine has them."""
     found = []
-    for each in stored:
+    for each in stored[:]:
         place = message_pb2.Membership()  # filled so in a third of the time
         place.mailbox_id, place.uid_validity = tokens.mailbox_id(each.mailbox), each.uid_validity
         place.uid, place.deleted = each.uid, each.deleted

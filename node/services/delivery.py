@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mailraft.internal.v1 import command_pb2, record_pb2
@@ -63,12 +63,13 @@ class Delivery:
         budget = Budget()
         proposals: list[_Proposal] = []
         by_blob: list[_ByBlob] = []
-        for delivery in request.deliveries:
+        for delivery in request.deliveries[:]:
+            asked = delivery.recipients[:]
             add = response.results.add().recipients.add
-            results = [add() for _ in delivery.recipients]
+            results = [add() for _ in asked]
             try:
-                _check_delivery(delivery)
-                ours, theirs = self._plan(delivery, results)
+                _check_delivery(delivery, asked)
+                ours, theirs = self._plan(delivery, asked, results)
                 if ours:
                     derived = delivery.derived if delivery.HasField("derived") else None
                     content = await prepare(delivery.content, derived, budget, "content")
@@ -81,17 +82,20 @@ class Delivery:
             *(self._propose_blob(each, call, options) for each in by_blob),
         )
         level = observed.level_of(request)
-        codes = Counter([each.code for told in response.results for each in told.recipients])
+        codes = Counter([each.code for told in response.results for each in told.recipients[:]])
         for code, count in codes.items():
             observed.answered("recipient", level, code, count)
         return response
 
     def _plan(
-        self, delivery: delivery_pb2.Delivery, results: list[delivery_pb2.RecipientResult]
+        self,
+        delivery: delivery_pb2.Delivery,
+        recipients: Sequence[delivery_pb2.Recipient],
+        results: Sequence[delivery_pb2.RecipientResult],
     ) -> tuple[list[_Proposal], list[_ByBlob]]:
         by_shard: dict[int, _Proposal] = {}
         by_blob: list[_ByBlob] = []
-        for asked, result in zip(delivery.recipients, results, strict=True):
+        for asked, result in zip(recipients, results, strict=True):
             try:
                 recipient = _recipient(asked)
                 replica = self._shards.replica_for_account(asked.account_id)
@@ -124,7 +128,8 @@ class Delivery:
                 reply, served = await mutations.write(
                     self._shards, proposal.replica, command, call, packed, options
                 )
-            for answer, result in zip(reply.deliver.recipients, proposal.results, strict=True):
+            answers = reply.deliver.recipients[:]
+            for answer, result in zip(answers, proposal.results, strict=True):
                 if answer.HasField("refusal"):
                     _refuse([result], convert.refusal(answer.refusal))
                 else:
@@ -184,7 +189,7 @@ def check_counts(requests: Iterable[delivery_pb2.DeliverMessagesRequest]) -> Non
     recipients = targets = 0
     for request in requests:
         for delivery in request.deliveries:
-            for each in delivery.recipients:
+            for each in delivery.recipients[:]:
                 recipients += 1
                 targets += len(each.targets)
     if recipients > validate.RECIPIENTS_PER_CALL_MAX:
@@ -194,14 +199,15 @@ def check_counts(requests: Iterable[delivery_pb2.DeliverMessagesRequest]) -> Non
         raise validate.bad("deliveries", f"at most {validate.TARGETS_PER_CALL_MAX} targets in all")
 
 
-def _check_delivery(delivery: delivery_pb2.Delivery) -> None:
+def _check_delivery(
+    delivery: delivery_pb2.Delivery, recipients: Sequence[delivery_pb2.Recipient]
+) -> None:
     validate.request_id(delivery.request_id)
     validate.internal_time(delivery.internal_time_ms, "internal_time_ms")
-    if not 1 <= len(delivery.recipients) <= limits.RECIPIENTS_PER_DELIVERY_MAX:
+    if not 1 <= len(recipients) <= limits.RECIPIENTS_PER_DELIVERY_MAX:
         raise validate.bad("recipients", f"1 to {limits.RECIPIENTS_PER_DELIVERY_MAX}")
-    names = [each.account_id for each in delivery.recipients]
-    if len(names) > 1:
-        validate.unique(names, "recipients")
+    if len(recipients) > 1:
+        validate.unique((each.account_id for each in recipients), "recipients")
 
 
 def _recipient(asked: delivery_pb2.Recipient) -> command_pb2.DeliverRecipient:
@@ -209,8 +215,10 @@ def _recipient(asked: delivery_pb2.Recipient) -> command_pb2.DeliverRecipient:
     validate.account_id(account_id)
     recipient = command_pb2.DeliverRecipient()
     recipient.account_id = account_id
-    recipient.targets.extend(validate.targets(asked.targets, "targets"))
-    recipient.keywords.extend(validate.keywords(asked.keywords, "keywords"))
+    if asked.targets:
+        recipient.targets.extend(validate.targets(asked.targets, "targets"))
+    if asked.keywords:
+        recipient.keywords.extend(validate.keywords(asked.keywords, "keywords"))
     return recipient
 
 
