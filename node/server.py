@@ -117,6 +117,7 @@ class NodeServer:
         extra: Callable[[], Sequence[Service]] = tuple,
     ) -> None:
         self._options, self.cluster = options, maps
+        self._named = -1, ""  # by the map of an epoch
         self._maps, self._meta_machine, self._extra = maps, meta, extra
         self._store: Store | None = None
         self._replicas: dict[GroupId, Replica] = {}
@@ -418,7 +419,11 @@ class NodeServer:
 
     @property
     def node_name(self) -> str:
-        return next(p.name for p in self.cluster.peers() if p.node == self.cluster.node)
+        cluster = self.cluster
+        if self._named[0] != cluster.epoch:
+            names = (each.name for each in cluster.peers() if each.node == cluster.node)
+            self._named = cluster.epoch, next(names)
+        return self._named[1]
 
     def replica_for_account(self, account_id: str) -> Replica:
         shard = self.cluster.shard_of_slot(slot_of(account_id))

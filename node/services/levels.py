@@ -99,7 +99,7 @@ async def read(
     if wanted is not None and not _reached(point, account_id, wanted):
         point = await _wait_for(shards, replica, account_id, wanted, point, call)
     try:
-        state = queries.account_state(point.view, account_id)
+        account = queries.account(point.view, account_id)
     except Refused as refused:
         denied = refused.reason == error_pb2.ERROR_REASON_ACCOUNT_NOT_FOUND
         if not denied or wanted is not None or level.asked != DEFAULT:
@@ -109,11 +109,11 @@ async def read(
             common_pb2.CONSISTENCY_LINEARIZABLE, deadline_s=call.deadline_s
         )
         point = replace(certain, consistency_met=point.consistency_met)
-        state = queries.account_state(point.view, account_id)
+        account = queries.account(point.view, account_id)
     return Reading(
         replica,
         point.view,
-        convert.state_token(state),
+        convert.state_token(account),
         served_read(shards, replica, point),
     )
 
@@ -188,18 +188,13 @@ def served_read(
     replica: Replica,
     point: ReadPoint,
 ) -> common_pb2.Served:
-    return common_pb2.Served(
-        consistency_asked=point.consistency_met,
-        consistency_met=point.consistency_met,
-        shard=replica.group,
-        replica_id=replica.replica,
-        node=shards.node_name,
-        index=point.index,
-        age_ms=point.age_ms,
-        complete=point.complete,
-        replicas=point.replicas,
-        map_epoch=shards.cluster.epoch,
-    )
+    served = common_pb2.Served()
+    served.consistency_asked = served.consistency_met = point.consistency_met
+    served.shard, served.replica_id, served.node = replica.group, replica.replica, shards.node_name
+    served.index, served.age_ms = point.index, point.age_ms
+    served.complete, served.replicas = point.complete, point.replicas
+    served.map_epoch = shards.cluster.epoch
+    return served
 
 
 def check_leading(replica: Replica) -> None:

@@ -8,6 +8,7 @@ slow log and log lines know of calls, and no handler knows of them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import inspect
 import time
@@ -227,6 +228,7 @@ def level_of(request: Any) -> str:
     return "none"
 
 
+@functools.lru_cache(maxsize=64)  # for every part of every batch
 def _level(kind: Any, prefix: str, number: int) -> str:
     if not number:
         return "default"
