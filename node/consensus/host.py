@@ -155,6 +155,8 @@ class Host(Questions):
     def _take_due(self) -> None:
         """Give a turn to the groups that are due; heartbeats may have put that off since."""
         for number in self._timers.take(surroundings.now):
+            if number in self._touched:
+                continue  # it has its turn; and what it became a moment ago is not all in place yet
             group = self._groups[number]
             due_s = group.due_s()
             if due_s > surroundings.now:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.sim.histories import run_history
 from tests.sim.run import CHUNK, run_chunk
 from tests.sim.shrink import shrink
 
@@ -32,6 +33,12 @@ def test_every_history_is_safe_and_ends_well(first: int) -> None:
     assert counts["acknowledged"] >= ACKNOWLEDGED_MIN * histories, counts
     assert counts["power cuts"] >= POWER_CUTS_MIN * histories, counts
     assert counts["elections"] >= ELECTIONS_MIN * histories, counts
+
+
+@pytest.mark.parametrize("seed", [223])
+def test_histories_that_once_failed(seed: int) -> None:
+    """223: a leader of a moment was asked when it is due, before it knew its learners' logs."""
+    run_history(seed)
 
 
 def test_same_seed_same_transcript_in_another_process() -> None:
