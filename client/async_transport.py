@@ -7,8 +7,8 @@ hold everything: batching and retries stay the same, and whoever is asked forwar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, cast
 
 from mailraft.client.content import Upload
@@ -140,24 +140,9 @@ class AsyncTransport:
             await dispatcher.fleet.close()  # first, since the lanes wait for what is in flight
             await dispatcher.close()
 
-    @contextmanager
-    def _ended_by_close(self) -> Iterator[None]:
-        """What waits in here is woken by close, and raises that the client is closed.
-
-        As asyncio.timeout does it: a task of its own for each call would cost more than the call.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        self._waiting.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task not in self._ended or task.uncancel():
-                raise
-            raise errors.FailedPreconditionError(CLOSED) from None
-        finally:
-            self._waiting.discard(task)
-            self._ended.discard(task)
+    def _ended_by_close(self) -> AbstractContextManager[None]:
+        """What waits in here is woken by close, and raises that the client is closed."""
+        return _EndedByClose(self._waiting, self._ended)
 
     async def _connected(self, end_s: float) -> Dispatcher:
         """The dispatcher. Who comes while it is made waits for the same one, until its deadline."""
@@ -198,6 +183,28 @@ class AsyncTransport:
             return stand_in
 
         return Dispatcher(stand_in, settings.credentials, refresh=refresh)
+
+
+class _EndedByClose(AbstractContextManager[None]):
+    """As asyncio.timeout does it: a task of its own for each call would cost more than the call."""
+
+    __slots__ = ("_ended", "_task", "_waiting")
+
+    def __init__(self, waiting: set[asyncio.Task[Any]], ended: set[asyncio.Task[Any]]) -> None:
+        self._waiting, self._ended = waiting, ended
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        waiting.add(task)
+
+    def __exit__(self, kind: object, _: object, __: object) -> None:
+        task, ended = self._task, self._ended
+        self._waiting.discard(task)
+        if task not in ended:
+            return
+        ended.discard(task)
+        if kind is asyncio.CancelledError and not task.uncancel():
+            raise errors.FailedPreconditionError(CLOSED) from None
 
 
 async def _stream_as_told(

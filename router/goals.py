@@ -98,10 +98,11 @@ def company_of(request: Message) -> int:
     """What it may travel with: reads of its level, or mutations that wait as it does. One that
     waits for replicas holds up those beside it.
     """
-    options = getattr(request, "write_options", None)
-    if isinstance(options, common_pb2.WriteOptions):
-        return -1 - options.ack
-    return level_of(request)
+    read: common_pb2.ReadOptions | None = getattr(request, "read_options", None)
+    if read is not None:  # no request has both
+        return read.consistency
+    write: common_pb2.WriteOptions | None = getattr(request, "write_options", None)
+    return 0 if write is None else -1 - write.ack
 
 
 def read_anywhere(goal: Goal, method: Method) -> bool:
