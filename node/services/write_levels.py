@@ -95,7 +95,7 @@ def level_of(shards: Shards, options: common_pb2.WriteOptions) -> WriteLevel:
             return _plain(asked)
 
 
-_plain = functools.cache(WriteLevel)  # of nearly every write
+_plain = functools.lru_cache(maxsize=16)(WriteLevel)  # of nearly every write
 
 
 def served_accepted(shards: Shards, replica: Replica) -> common_pb2.Served:

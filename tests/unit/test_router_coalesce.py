@@ -13,6 +13,7 @@ from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, meth
 
 from mailraft.router.coalesce import Coalescer
 from mailraft.router.dispatch import Dispatcher
+from mailraft.router.failures import NoAnswerError
 from mailraft.v1 import (
     batch_pb2,
     common_pb2,
@@ -164,6 +165,33 @@ async def test_an_item_that_was_not_sent_in_time_is_known_not_to_be_done() -> No
     )
     assert isinstance(outcomes[0], errors.UnavailableError)
     assert isinstance(outcomes[1], errors.DeadlineExceededError)
+
+
+async def test_each_item_ends_at_its_own_deadline() -> None:
+    """One timer serves the whole lane: whoever comes later may have to be told earlier."""
+    told: list[str] = []
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[str], _: float) -> Sequence[str]:
+        await gate.wait()
+        return items
+
+    lane = Coalescer[str, str](send)
+
+    async def submit(item: str, seconds: float) -> None:
+        try:
+            told.append(await lane.submit(item, 1, soon(seconds)))
+        except NoAnswerError:
+            told.append(f"{item}: too late")
+
+    async with asyncio.TaskGroup() as group:
+        for item, seconds in (("last", 0.3), ("patient", 30.0), ("first", 0.05), ("second", 0.15)):
+            group.create_task(submit(item, seconds))
+        await asyncio.sleep(0.5)
+        assert told == ["first: too late", "second: too late", "last: too late"]
+        gate.set()
+    assert told[3:] == ["patient"]
+    await lane.close()
 
 
 async def test_a_delivery_to_several_shards_is_split_and_joined() -> None:
