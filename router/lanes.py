@@ -22,6 +22,8 @@ from mailraft.wire import errors, tracing
 TROUBLE_S = 2.0
 # Small calls that one is not worth while another is on its way to their node.
 FEW_CALLS = 16
+# The same of deliveries: what a call and an entry in the log cost all nodes, whatever they carry.
+FEW_DELIVERIES = 32
 # Idle lanes are dropped when there are more than this; they cost nothing to make again.
 LANES_KEPT = 512
 _NO_SHARD = -1
@@ -68,7 +70,8 @@ class Lanes:
             ) -> Sequence[delivery_pb2.DeliveryResult]:
                 return await self._send_deliveries(place, items, write_options, deadline_s)
 
-            lane = self._deliver[key] = Coalescer(send, counts=self.counts)
+            lane = Coalescer(send, beside_items=FEW_DELIVERIES, counts=self.counts)
+            self._deliver[key] = lane
         return lane
 
     def read(self, place: Place, shard: int, company: int) -> ReadLane:

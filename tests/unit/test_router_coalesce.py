@@ -14,6 +14,7 @@ from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, meth
 from mailraft.router.coalesce import Coalescer
 from mailraft.router.dispatch import Dispatcher
 from mailraft.router.failures import NoAnswerError
+from mailraft.router.lanes import FEW_DELIVERIES
 from mailraft.v1 import (
     batch_pb2,
     common_pb2,
@@ -50,7 +51,7 @@ async def test_an_idle_lane_sends_at_once() -> None:
 
 
 async def test_what_arrives_during_two_calls_forms_the_next() -> None:
-    """Two in flight at most; the third carries all that came meanwhile."""
+    """Two in flight at most, the second once it is worth it; the third carries what came then."""
     async with fake_cluster(nodes=1, shards=1) as cluster, dispatching(cluster) as dispatcher:
         node, gate = cluster.nodes[1], asyncio.Event()
 
@@ -59,13 +60,13 @@ async def test_what_arrives_during_two_calls_forms_the_next() -> None:
 
         node.hooks["DeliverMessages"] = wait
         sent = []
-        for index in range(20):
+        for index in range(FEW_DELIVERIES + 8):
             sent.append(asyncio.create_task(dispatcher.deliver(delivery_to(f"user{index}"))))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
         assert node.most_in_flight == 2
         gate.set()
         await asyncio.gather(*sent)
-        assert node.deliveries_per_call == [1, 1, 18]
+        assert node.deliveries_per_call == [1, FEW_DELIVERIES, 7]
 
 
 async def test_few_items_wait_for_the_call_before_them() -> None:
