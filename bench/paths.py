@@ -36,10 +36,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # Name: tasks at a time.
 PATHS = {
     "deliver-1": 1,
+    "deliver-8": 8,
     "deliver-128": 128,
     "deliver-1024": 1_024,
     "fan-out-20": 16,
     "get-1": 1,
+    "get-8": 8,
     "get-32": 32,
     "list-8": 8,
     "flag-32": 32,

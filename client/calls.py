@@ -63,6 +63,8 @@ def read_options(
     min_state = args.get("min_state", "")
     if level == Consistency.SESSION and not min_state:
         min_state = session.state_of(account_id)
+        if not min_state and session.is_gone(account_id):
+            level = Consistency.LINEARIZABLE
     return common_pb2.ReadOptions(
         consistency=common_pb2.Consistency.ValueType(level),
         replicas=args.get("replicas", 0),

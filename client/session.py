@@ -12,6 +12,7 @@ from mailraft.wire import tokens
 
 ACCOUNTS_MAX = 10_000
 _VERSION = "1"
+_GONE = "gone"  # no state of a server
 
 
 class Session:
@@ -47,7 +48,7 @@ class Session:
     def token(self) -> str:
         """All that is remembered, as a string of letters, digits, '-', '_' and '='."""
         with self._lock:
-            pairs = list(self._states.items())
+            pairs = [pair for pair in self._states.items() if pair[1] != _GONE]
         return _VERSION + urlsafe_b64encode(json.dumps(pairs).encode()).decode()
 
     def state_of(self, account_id: str) -> str:
@@ -56,7 +57,7 @@ class Session:
             state = self._states.get(account_id, "")
             if state:
                 self._states.move_to_end(account_id)
-            return state
+            return "" if state == _GONE else state
 
     def observe(self, account_id: str, state: str) -> None:
         """Remember a state that a reply told, unless a higher one is remembered or it is empty."""
@@ -64,11 +65,27 @@ class Session:
             return
         with self._lock:
             known = self._states.get(account_id)
-            if known is None or _is_above(state, known):
+            if known in {None, _GONE} or _is_above(state, known):
                 self._states[account_id] = state
-            self._states.move_to_end(account_id)
-            if len(self._states) > self._accounts_max:
-                self._states.popitem(last=False)
+            self._keep(account_id)
+
+    def deleted(self, account_id: str) -> None:
+        """Remember that the account is gone: there is no state to wait for, and a replica that is
+        behind would still show it.
+        """
+        with self._lock:
+            self._states[account_id] = _GONE
+            self._keep(account_id)
+
+    def is_gone(self, account_id: str) -> bool:
+        """Whether it was deleted, and nothing was heard of it since."""
+        with self._lock:
+            return self._states.get(account_id) == _GONE
+
+    def _keep(self, account_id: str) -> None:
+        self._states.move_to_end(account_id)
+        if len(self._states) > self._accounts_max:
+            self._states.popitem(last=False)
 
     def forget(self, account_id: str) -> None:
         """Promise nothing of this account any more, as a read with StateTooOldError does."""

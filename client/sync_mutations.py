@@ -244,7 +244,7 @@ class BlockingMutations(BlockingBase):
         request = account_pb2.DeleteAccountRequest(account_id=account_id, force=force, etag=etag)
         reply: account_pb2.DeleteAccountResponse = self._write(request, args)
         calls.met(reply.served, None)
-        self._session.forget(account_id)
+        self._session.deleted(account_id)
 
     def wait_committed(
         self, account_id: str, request_id: bytes, *, deadline_s: float = calls.WAIT_S

@@ -60,19 +60,20 @@ class Coalescer(Generic[Item, Result]):
     """One lane to one node.
 
     `send` gets items and the latest of their deadlines, and answers in the order of the items. When
-    it raises, every item of its batch gets that error. beside_items: so many have to wait for a
-    call to be worth its cost while another is on its way.
+    it raises, every item of its batch gets that error. While a call is on its way another goes
+    beside it once it carries as much: halves would cost twice as much, and one caller or a few
+    do not wait for each other.
     """
 
     send: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
     items_max: int = BATCH_ITEMS_MAX
     bytes_max: int = BATCH_BYTES_MAX
     calls_max: int = CALLS_IN_FLIGHT_MAX
-    beside_items: int = 1
     counts: LaneCounts = field(default_factory=LaneCounts)
     _queue: deque[_Waiting[Item, Result]] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _in_flight: int = 0
+    _items_in_flight: int = 0
     _scheduled: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     # What has no result yet, as it came, and the one timer for all: it goes off for the first
@@ -162,9 +163,8 @@ class Coalescer(Generic[Item, Result]):
             asyncio.get_running_loop().call_soon(self._start)
 
     def _may_start(self) -> bool:
-        if self._in_flight:
-            return self._in_flight < self.calls_max and len(self._queue) >= self.beside_items
-        return True
+        as_many = len(self._queue) * self._in_flight >= self._items_in_flight
+        return self._in_flight < self.calls_max and as_many
 
     def _start(self) -> None:
         self._scheduled = False
@@ -172,6 +172,7 @@ class Coalescer(Generic[Item, Result]):
             batch = self._take()
             if batch:
                 self._in_flight += 1
+                self._items_in_flight += len(batch)
                 task = asyncio.get_running_loop().create_task(self._carry(batch))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -222,6 +223,7 @@ class Coalescer(Generic[Item, Result]):
             self._fail(batch, errors.InternalError(f"{type(error).__name__}: {error}"))
         finally:
             self._in_flight -= 1
+            self._items_in_flight -= len(batch)
             self._schedule()
 
     def _fail(self, batch: list[_Waiting[Item, Result]], error: errors.MailraftError) -> None:

@@ -20,10 +20,6 @@ from mailraft.v1 import batch_pb2, common_pb2, delivery_pb2
 from mailraft.wire import errors, tracing
 
 TROUBLE_S = 2.0
-# Small calls that one is not worth while another is on its way to their node.
-FEW_CALLS = 16
-# The same of deliveries: what a call and an entry in the log cost all nodes, whatever they carry.
-FEW_DELIVERIES = 32
 # Idle lanes are dropped when there are more than this; they cost nothing to make again.
 LANES_KEPT = 512
 _NO_SHARD = -1
@@ -70,7 +66,7 @@ class Lanes:
             ) -> Sequence[delivery_pb2.DeliveryResult]:
                 return await self._send_deliveries(place, items, write_options, deadline_s)
 
-            lane = Coalescer(send, beside_items=FEW_DELIVERIES, counts=self.counts)
+            lane = Coalescer(send, counts=self.counts)
             self._deliver[key] = lane
         return lane
 
@@ -84,7 +80,7 @@ class Lanes:
             async def send(items: Sequence[Read], deadline_s: float) -> Sequence[ReadResult]:
                 return await self._send_reads(place, items, deadline_s)
 
-            lane = self._read[key] = Coalescer(send, beside_items=FEW_CALLS, counts=self.counts)
+            lane = self._read[key] = Coalescer(send, counts=self.counts)
         return lane
 
     def trouble(self, shard: int) -> None:

@@ -25,7 +25,7 @@ class Settings:
     tick_s: float = 0.05
     # A commit index goes with the next entry; alone only when none has come for so long. A call
     # that comes now and then costs half the messages so; a reader that waits for it asks.
-    commit_notice_s: float = 0.025
+    commit_notice_s: float = 0.01
     # A read asks as many voters as make a majority, those first that answered first lately; all
     # the others too if that takes longer than this.
     read_patience_s: float = 0.02

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import google_crc32c
 import pytest
 
-from mailraft.client import IntegrityError, Session
+from mailraft.client import IntegrityError, Session, calls
 from mailraft.client.content import Download, decode, encode
 from mailraft.client.ids import RequestIds
-from mailraft.v1 import blob_pb2
+from mailraft.v1 import blob_pb2, common_pb2
 from mailraft.wire import tokens
 
 
@@ -51,6 +51,25 @@ def test_a_session_remembers_the_highest_state() -> None:
     assert session.state_of("alice") == state(1, incarnation=2)
     session.forget("alice")
     assert session.state_of("alice") == ""
+
+
+def test_a_session_knows_what_it_deleted() -> None:
+    """A replica that is behind would still show the account: reads of it ask a quorum, until a
+    reply tells of an account of that name again. A token carries states only.
+    """
+    session = Session()
+    session.observe("alice", state(5))
+    session.deleted("alice")
+    asked = calls.read_options("alice", session, {}, {})
+    assert asked.consistency == common_pb2.CONSISTENCY_LINEARIZABLE
+    assert not asked.min_state
+    at_bob = calls.read_options("bob", session, {}, {})
+    assert at_bob.consistency == common_pb2.CONSISTENCY_SESSION
+    assert not Session.from_token(session.token).is_gone("alice")
+    session.observe("alice", state(1, incarnation=2))
+    again = calls.read_options("alice", session, {}, {})
+    assert again.consistency == common_pb2.CONSISTENCY_SESSION
+    assert again.min_state == state(1, incarnation=2)
 
 
 def test_a_session_forgets_the_longest_unused() -> None:

@@ -14,7 +14,6 @@ from tests.unit.router_fakes import delivery_to, dispatching, fake_cluster, meth
 from mailraft.router.coalesce import Coalescer
 from mailraft.router.dispatch import Dispatcher
 from mailraft.router.failures import NoAnswerError
-from mailraft.router.lanes import FEW_DELIVERIES
 from mailraft.v1 import (
     batch_pb2,
     common_pb2,
@@ -51,7 +50,7 @@ async def test_an_idle_lane_sends_at_once() -> None:
 
 
 async def test_what_arrives_during_two_calls_forms_the_next() -> None:
-    """Two in flight at most, the second once it is worth it; the third carries what came then."""
+    """Two in flight at most, and one caller waits for no other; the third carries what came then."""
     async with fake_cluster(nodes=1, shards=1) as cluster, dispatching(cluster) as dispatcher:
         node, gate = cluster.nodes[1], asyncio.Event()
 
@@ -60,18 +59,18 @@ async def test_what_arrives_during_two_calls_forms_the_next() -> None:
 
         node.hooks["DeliverMessages"] = wait
         sent = []
-        for index in range(FEW_DELIVERIES + 8):
+        for index in range(8):
             sent.append(asyncio.create_task(dispatcher.deliver(delivery_to(f"user{index}"))))
             await asyncio.sleep(0.01)
         assert node.most_in_flight == 2
         gate.set()
         await asyncio.gather(*sent)
-        assert node.deliveries_per_call == [1, FEW_DELIVERIES, 7]
+        assert node.deliveries_per_call == [1, 1, 6]
 
 
-async def test_few_items_wait_for_the_call_before_them() -> None:
-    """While one is on its way a second goes once it is worth it; what the callers of the first ask
-    next goes along with what waited.
+async def test_fewer_items_wait_for_the_call_before_them() -> None:
+    """A second goes beside it once it carries as much; what the callers of the first ask next goes
+    along with what waited.
     """
     taken: list[list[int]] = []
     gate = asyncio.Event()
@@ -81,20 +80,21 @@ async def test_few_items_wait_for_the_call_before_them() -> None:
         await gate.wait()
         return items
 
-    lane = Coalescer[int, int](send, beside_items=3)
+    lane = Coalescer[int, int](send)
 
     async def ask(*items: int) -> None:
         for item in items:
             assert await lane.submit(item, 1, soon(5)) == item
 
-    asking = []
-    for items in ((1, 11), (2,), (3,), (4,), (5,)):
-        asking.append(asyncio.create_task(ask(*items)))
+    asking = [asyncio.create_task(ask(*items)) for items in ((1, 11), (2, 12))]
+    await asyncio.sleep(0.01)
+    for item in (3, 4, 5):
+        asking.append(asyncio.create_task(ask(item)))
         await asyncio.sleep(0.01)
-    assert taken == [[1], [2, 3, 4]]
+    assert taken == [[1, 2], [3, 4]]
     gate.set()
     await asyncio.gather(*asking)
-    assert taken == [[1], [2, 3, 4], [5, 11]]
+    assert taken == [[1, 2], [3, 4], [5, 11, 12]]
 
 
 async def test_a_batch_is_bounded_in_bytes_and_in_number() -> None:
