@@ -50,7 +50,7 @@ async def test_an_idle_lane_sends_at_once() -> None:
 
 
 async def test_what_arrives_during_two_calls_forms_the_next() -> None:
-    """Two in flight at most, and one caller waits for no other; the third carries what came then."""
+    """Two in flight at most, one caller waits for no other; the third carries what came then."""
     async with fake_cluster(nodes=1, shards=1) as cluster, dispatching(cluster) as dispatcher:
         node, gate = cluster.nodes[1], asyncio.Event()
 
