@@ -138,6 +138,8 @@ class PeerLink:
         pause_s = RECONNECT_MIN_S
         while True:
             began_s = time.monotonic()
+            # Before the try: a peer that says that it is there while this one fails is not missed.
+            self._there.clear()
             try:
                 await self._one_session()
             except (
@@ -149,11 +151,12 @@ class PeerLink:
                 log.info("streams to %s end: %s", self._peer.name, _short(error))
             if time.monotonic() - began_s > RECONNECT_MAX_S:
                 pause_s = RECONNECT_MIN_S
-            self._there.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._there.wait()
-            pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+            # Who is back may not listen yet: it is tried often again.
+            back = self._there.is_set()
+            pause_s = RECONNECT_MIN_S if back else min(2 * pause_s, RECONNECT_MAX_S)
 
     async def _one_session(self) -> None:
         hello = raft_pb2.Hello(

@@ -217,20 +217,29 @@ async def _restart(cluster: LocalCluster, client: AsyncClient, node: int) -> flo
     await _wait_ready(cluster.metrics_address(f"n{node}"))
     # A new client: one that was connected before waits longer and longer until it tries again.
     async with cluster.client(deadline_s=DEADLINE_S) as new:
-        reads = [
-            new.list_messages(
-                accounts[shard],
-                page_size=1,
-                replica=replica,
-                consistency=Consistency.LINEARIZABLE,
-            )
-            for shard, replica in replicas.items()
-        ]
+        reads = [_served(new, accounts[shard], replica) for shard, replica in replicas.items()]
         await asyncio.gather(*reads)
     took_s = time.monotonic() - began_s
     await cluster.wait_ready()
     await asyncio.sleep(REST_S)
     return took_s
+
+
+async def _served(client: AsyncClient, account: str, replica: int) -> None:
+    """Until the replica itself has served a linearizable read."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                await client.list_messages(
+                    account,
+                    page_size=1,
+                    replica=replica,
+                    consistency=Consistency.LINEARIZABLE,
+                )
+            except MailraftError:
+                await asyncio.sleep(READY_POLL_S)
+            else:
+                return
 
 
 async def _wait_ready(address: str) -> None:

@@ -57,10 +57,13 @@ class Run:
         """All rows. One that fails is told, and the others go on."""
         async with AsyncExitStack() as stack:
             await self._start(stack)
+            # While little is stored: with what the slices leave etcd takes half a minute to start
+            # again, and PostgreSQL writes its checkpoints for minutes.
+            await self._alone("failover", "device")
             works = dict.fromkeys(row.work for row in self._rows.values() if row.work)
             for name in works:
                 await self._part(name, partial(self._slices, name))
-            await self._alone()
+            await self._alone("router", "tls")
         if {"size", "restart"} & self._rows.keys():
             folder = make_folder(self._folder / "stored")
             await self._part("stored", lambda: alone.stored(folder, self._scale))
@@ -125,21 +128,21 @@ class Run:
         )
         return measured
 
-    async def _alone(self) -> None:
-        """The rows for which all peers stay up."""
+    async def _alone(self, *parts: str) -> None:
+        """Rows for which all peers are up, and that slices do not show."""
         ours, etcd = self._servers[OURS], self._servers.get("etcd")
         assert isinstance(ours, MailraftServer)
         assert etcd is None or isinstance(etcd, EtcdServer)
         scale, folder, workers = self._scale, self._folder, self._workers
-        parts: dict[str, Callable[[], Awaitable[Found]]] = {
+        measures: dict[str, Callable[[], Awaitable[Found]]] = {
+            "failover": lambda: alone.failovers(ours, etcd, scale),
             "device": lambda: alone.device(list(self._servers.values()), workers, folder, scale),
             "router": lambda: alone.router(ours, scale),
             "tls": lambda: alone.tls(workers[OURS], folder, scale),
-            "failover": lambda: alone.failovers(ours, etcd, scale),
         }
-        for name, measure in parts.items():
+        for name in parts:
             if any(row.startswith(name) for row in self._rows):  # tls: of tls1 and tls128
-                await self._part(name, measure)
+                await self._part(name, measures[name])
 
 
 def _version(command: Sequence[str]) -> str:
