@@ -86,13 +86,19 @@ def test_timers_give_each_group_once_at_its_earliest_time() -> None:
     assert list(timers.take(20.0)) == [1]
 
 
+def _led() -> Scene:
+    """Three nodes with the patience of production; the first leads, and all know it."""
+    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
+    scene.elect(1)
+    scene.settle()
+    return scene
+
+
 def test_a_commit_index_goes_with_the_next_entry_and_alone_only_after_a_while() -> None:
     """An entry costs an append and an acknowledgement for each follower while others follow; the
     last one of them is told within the time of the settings.
     """
-    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
-    scene.elect(1)
-    scene.settle()
+    scene = _led()
     scene.transcript.clear()
     for number in range(4):
         scene.propose(1, b"%d" % number)
@@ -108,9 +114,7 @@ def test_a_commit_index_goes_with_the_next_entry_and_alone_only_after_a_while() 
 
 def test_who_waits_at_a_follower_is_told_a_commit_index_at_once() -> None:
     """A follower that is asked for a read index hears what is committed with the answer."""
-    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
-    scene.elect(1)
-    scene.settle()
+    scene = _led()
     scene.propose(1, b"a")
     scene.settle()
     last = scene.status(1).commit_index
@@ -122,9 +126,7 @@ def test_who_waits_at_a_follower_is_told_a_commit_index_at_once() -> None:
 
 def test_a_read_asks_one_voter_of_two_and_the_other_only_if_that_is_slow() -> None:
     """Whoever answered first before is asked; if it is silent the read waits a moment, no more."""
-    scene = Scene(3, settings=Settings(election_timeout_max_s=1e6))
-    scene.elect(1)
-    scene.settle()
+    scene = _led()
     scene.propose(1, b"a")
     scene.settle()
     scene.transcript.clear()
