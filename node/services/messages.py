@@ -132,11 +132,10 @@ class Messages:
         )
         show, summary = convert.Messages(at.view, request.account_id, shown), self._summaries.of
         fitting: list[bytes] = []
-        left_bytes = REPLY_MAX_BYTES
+        room = _Room()
         for stored in page.stored:
             message = summary(stored, show)
-            left_bytes -= len(message) + 8
-            if left_bytes < 0 and fitting:  # one always does
+            if not room.take(len(message)):
                 break
             fitting.append(message)
         response.MergeFromString(b"".join(fitting))
