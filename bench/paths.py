@@ -28,6 +28,7 @@ from typing import Any
 MAILBOXES = 64
 LARGE_MAILBOX = 10_000
 FAN_OUT = 20
+PAGE = 50
 MAIL_BYTES_MIN, MAIL_BYTES_MAX = 1_024, 16_384
 IDLE_S = 3.0
 COMMAND_S_MAX = 300.0
@@ -72,6 +73,7 @@ class Bench:
     accounts: list[str]
     large: str = "large"
     ids: list[tuple[str, str]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=lambda: [""])  # of the pages of the large mailbox
 
     def path(self, name: str) -> Callable[[int], Awaitable[int]]:
         """Does it once, for the n-th time; how many things that were."""
@@ -97,9 +99,12 @@ class Bench:
         await self.client.fetch_body(account, message, consistency=Consistency.LINEARIZABLE)
         return 1
 
-    async def _list(self, _: int) -> int:
-        page = await self.client.list_messages(self.large, "INBOX", page_size=50)
-        assert len(page.messages) == 50
+    async def _list(self, n: int) -> int:
+        token = self.tokens[n * 7919 % len(self.tokens)]
+        page = await self.client.list_messages(
+            self.large, "INBOX", page_size=PAGE, page_token=token
+        )
+        assert len(page.messages) == PAGE
         return 1
 
     async def _flag(self, n: int) -> int:
@@ -120,6 +125,11 @@ class Bench:
                 await self.client.deliver(next(self.mails)[:2048], to=[self.large])
 
         await asyncio.gather(*(deliver() for _ in range(256)))
+        for _ in range(1, LARGE_MAILBOX // PAGE):
+            page = await self.client.list_messages(
+                self.large, "INBOX", page_size=PAGE, page_token=self.tokens[-1]
+            )
+            self.tokens.append(page.next_page_token)
 
 
 async def measure(bench: Bench, name: str, seconds: float, pids: list[int]) -> Measured:

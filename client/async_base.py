@@ -9,6 +9,7 @@ from typing import Any
 
 from mailraft.client import calls
 from mailraft.client.async_transport import AsyncTransport
+from mailraft.client.content import Packing
 from mailraft.client.failures import LevelNotMetError
 from mailraft.client.ids import following_id
 from mailraft.client.options import ReadArgs, WriteArgs
@@ -21,8 +22,8 @@ from mailraft.wire import errors
 class AsyncBase:
     """Knows the transport and the session; its parts are put together in AsyncClient."""
 
-    def __init__(self, settings: Settings, session: Session) -> None:
-        self._settings, self._session = settings, session
+    def __init__(self, settings: Settings, session: Session, compress: bool) -> None:
+        self._settings, self._session, self._compress = settings, session, compress
         self._transport = AsyncTransport(settings)
 
     def _deadline_s(self, args: ReadArgs | WriteArgs) -> float:
@@ -33,6 +34,9 @@ class AsyncBase:
 
     def _write_options(self, args: WriteArgs) -> common_pb2.WriteOptions:
         return calls.write_options(args, self._settings.writes)
+
+    def _packing(self) -> Packing:
+        return Packing(self._compress, self._transport.dictionary)
 
     async def _ask(self, request: Any) -> Any:
         return await self._transport.unary(request, self._settings.deadline_s)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, cast
 
-from mailraft.client.content import Upload
+from mailraft.client.content import Upload, dictionary_of
 from mailraft.client.settings import CLOSED, Settings
 from mailraft.client.targets import stand_in_map
 from mailraft.router.dispatch import Dispatcher
@@ -20,7 +20,7 @@ from mailraft.router.methods import Method, method_of
 from mailraft.router.tries import Tries
 from mailraft.router.watch import Watch
 from mailraft.v1 import blob_pb2, change_pb2, cluster_pb2, common_pb2, delivery_pb2
-from mailraft.wire import errors, tracing
+from mailraft.wire import bodies, errors, tracing
 
 CONNECT_PAUSE_S = 0.1
 
@@ -39,6 +39,13 @@ class AsyncTransport:
     def dispatcher(self) -> Dispatcher | None:
         """None until the first call has connected."""
         return self._dispatcher
+
+    @property
+    def dictionary(self) -> int:
+        """What all servers can open; none before the first call."""
+        if self._dispatcher is None:
+            return bodies.NO_DICTIONARY
+        return dictionary_of(self._dispatcher.table.topology.map)
 
     async def unary(self, request: Any, deadline_s: float) -> Any:
         """The reply to a request, after as many tries as it takes and the deadline allows."""

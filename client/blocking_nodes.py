@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from mailraft.client.content import dictionary_of
 from mailraft.client.settings import CLOSED, Settings
 from mailraft.client.targets import stand_in_map
 from mailraft.router import places
@@ -21,7 +22,7 @@ from mailraft.router.methods import METHODS, Method
 from mailraft.router.pool import SUSPECT_S
 from mailraft.router.table import CLUSTER, Place, RoutingTable, WrongClusterError
 from mailraft.v1 import cluster_pb2
-from mailraft.wire import credentials, errors, tracing
+from mailraft.wire import bodies, credentials, errors, tracing
 from mailraft.wire.metadata import EPOCH_KEY
 
 MAP_TRY_TIMEOUT_S = 1.0
@@ -55,6 +56,13 @@ class BlockingNodes:
                         self._fetch_map(targets) if direct else stand_in_map(targets)
                     )
         return self._table
+
+    @property
+    def dictionary(self) -> int:
+        """What all servers can open; none before the first call."""
+        if self._table is None:
+            return bodies.NO_DICTIONARY
+        return dictionary_of(self._table.topology.map)
 
     def shard_of(self, account_id: str) -> int:
         """The shard of an account; CLUSTER if the targets find it."""

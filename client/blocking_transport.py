@@ -43,6 +43,11 @@ class BlockingTransport:
         self._asks = BlockingAsks(self._nodes)
         self._direct = settings.direct
 
+    @property
+    def dictionary(self) -> int:
+        """What all servers can open; none before the first call."""
+        return self._nodes.dictionary
+
     def unary(self, request: Any, deadline_s: float) -> Any:
         """The reply to a request, after as many tries as it takes and the deadline allows."""
         method, end_s = method_of(request), time.monotonic() + deadline_s

@@ -36,7 +36,7 @@ from mailraft.v1 import (
     message_service_pb2,
     search_pb2,
 )
-from mailraft.wire import limits
+from mailraft.wire import bodies, limits
 
 INBOX = "INBOX"
 DEFAULT = common_pb2.CONSISTENCY_UNSPECIFIED  # the cluster's
@@ -172,8 +172,7 @@ def delivery(
     keywords: Sequence[str],
     internal_time: datetime | None,
     args: WriteArgs,
-    *,
-    compress: bool,
+    packing: content.Packing,
 ) -> delivery_pb2.Delivery:
     """One mail for some recipients."""
     made = delivery_pb2.Delivery(
@@ -191,12 +190,12 @@ def delivery(
         if keywords or one.keywords:
             told.keywords.extend(dict.fromkeys((*keywords, *one.keywords)))
     if bytes_are_there:
-        content.encode_into(made.content, raw, compress=compress)
+        content.encode_into(made.content, raw, packing)
     return made
 
 
 def append_item(
-    message: bytes | NewMessage, mailbox: Mailbox, *, compress: bool
+    message: bytes | NewMessage, mailbox: Mailbox, packing: content.Packing
 ) -> delivery_pb2.AppendItem:
     """One message to append."""
     one = message if isinstance(message, NewMessage) else NewMessage(message)
@@ -209,7 +208,7 @@ def append_item(
     if one.blob_id:
         item.blob_id = one.blob_id
     else:
-        content.encode_into(item.content, one.raw, compress=compress)
+        content.encode_into(item.content, one.raw, packing)
     return item
 
 
@@ -273,6 +272,7 @@ def get_blob(
         offset_bytes=offset,
         length_bytes=0 if length is None else min(length, GET_BLOB_MAX_BYTES),
         accept_zstd=True,
+        accept_dictionary=bodies.MAIL_DICTIONARY,
     )
 
 

@@ -5,35 +5,51 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
 from mailraft.client.failures import IntegrityError
-from mailraft.v1 import blob_pb2, common_pb2, delivery_pb2, error_pb2
-from mailraft.wire import bodies, errors, limits
+from mailraft.v1 import blob_pb2, cluster_pb2, common_pb2, delivery_pb2, error_pb2
+from mailraft.wire import bodies, errors, feature_levels, limits
 
 
-def encode(raw: bytes, *, compress: bool) -> delivery_pb2.Content:
+class Packing(NamedTuple):
+    """How bodies are sent: compressed or not, and with which dictionary (mailraft.wire.bodies)."""
+
+    compress: bool
+    dictionary: int = bodies.NO_DICTIONARY
+
+
+def dictionary_of(cluster_map: cluster_pb2.ClusterMap) -> int:
+    """What servers of a cluster with such a map can all open; nothing is known of targets."""
+    enabled = cluster_map.feature_level >= feature_levels.MAIL_DICTIONARY
+    return bodies.MAIL_DICTIONARY if enabled else bodies.NO_DICTIONARY
+
+
+def encode(raw: bytes, packing: Packing) -> delivery_pb2.Content:
     """The content of one message, as encode_into makes it."""
     content = delivery_pb2.Content()
-    encode_into(content, raw, compress=compress)
+    encode_into(content, raw, packing)
     return content
 
 
-def encode_into(content: delivery_pb2.Content, raw: bytes, *, compress: bool) -> None:
+def encode_into(content: delivery_pb2.Content, raw: bytes, packing: Packing) -> None:
     """Make it hold one message: a zstd frame where that is smaller, else the bytes themselves.
 
     Raises MessageTooLargeError above limits.MESSAGE_MAX_BYTES, since no channel would carry it.
     """
     if len(raw) > limits.MESSAGE_MAX_BYTES:
         raise too_large(len(raw))
-    if compress:
-        data = bodies.compress(raw)
+    if packing.compress:
+        dictionary = bodies.suited(packing.dictionary, len(raw))
+        data = bodies.compress(raw, dictionary)
         if len(data) < len(raw):
             zstd = content.zstd
             zstd.data, zstd.size_bytes = data, len(raw)
             zstd.sha256 = hashlib.sha256(raw).digest()
+            if dictionary:
+                zstd.dictionary = dictionary
             return
     content.raw = raw
 
@@ -46,7 +62,7 @@ def decode(content: delivery_pb2.Content) -> bytes:
     if zstd.size_bytes > limits.RPC_MAX_BYTES:
         raise IntegrityError(f"a zstd frame declares {zstd.size_bytes} bytes")
     try:
-        raw = bodies.open_zstd(zstd.data, zstd.size_bytes)
+        raw = bodies.open_zstd(zstd.data, zstd.size_bytes, zstd.dictionary)
     except bodies.BodyCorruptError as error:
         raise IntegrityError(str(error)) from error
     if zstd.sha256:

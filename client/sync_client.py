@@ -99,8 +99,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         settings = Settings.of(
             target, certs, name, insecure, deadline_s, direct, reads, writes, zone
         )
-        super().__init__(settings, Session() if session is None else session)
-        self._compress = compress
+        super().__init__(settings, Session() if session is None else session, compress)
 
     def __enter__(self) -> Self:
         return self
@@ -291,7 +290,7 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         internal_time: datetime | None,
         args: WriteArgs,
     ) -> Receipt:
-        delivery = calls.delivery(raw, to, keywords, internal_time, args, compress=self._compress)
+        delivery = calls.delivery(raw, to, keywords, internal_time, args, self._packing())
         result = self._transport.deliver(
             delivery, self._write_options(args), self._deadline_s(args)
         )
@@ -314,7 +313,8 @@ class Client(BlockingChanges, BlockingMutations, BlockingUploads):
         """
         args["request_id"] = calls.request_id(args)
         messages = self._upload_large(account_id, messages, args)
-        items = [calls.append_item(each, mailbox, compress=self._compress) for each in messages]
+        packing = self._packing()
+        items = [calls.append_item(each, mailbox, packing) for each in messages]
         request = delivery_pb2.AppendMessagesRequest(account_id=account_id, messages=items)
         reply: delivery_pb2.AppendMessagesResponse = self._write(request, args)
         return calls.met(reply.served, reply.messages)

@@ -31,6 +31,7 @@ from mailraft.node.services.content import Budget, prepare
 from mailraft.node.services.delivery import Delivery
 from mailraft.node.shard import Leadership
 from mailraft.v1 import cluster_pb2, delivery_pb2
+from mailraft.wire import bodies, feature_levels
 
 GROUP = 1
 NODES = (1, 2, 3)
@@ -47,7 +48,7 @@ class Prepare:
         request = delivery_pb2.DeliverMessagesRequest.FromString(next(self._requests))
         budget = Budget()
         for delivery in request.deliveries:
-            await prepare(delivery.content, None, budget, "content")
+            await prepare(delivery.content, None, budget, "content", bodies.MAIL_DICTIONARY)
         return BATCH
 
 
@@ -80,6 +81,7 @@ class _Shards:
     def __init__(self) -> None:
         self.cluster = self
         self._policy = cluster_pb2.LevelPolicy()
+        self.feature_level = feature_levels.LEVEL
         self._answer = command_pb2.Reply()
         one = self._answer.deliver.recipients.add()
         one.message.message, one.state.modseq = 7, 9
@@ -114,7 +116,9 @@ async def proposals() -> list[list[Proposal]]:
         request = delivery_pb2.DeliverMessagesRequest.FromString(encoded)
         budget, batch = Budget(), []
         for delivery in request.deliveries:
-            content = await prepare(delivery.content, None, budget, "content")
+            content = await prepare(
+                delivery.content, None, budget, "content", bodies.MAIL_DICTIONARY
+            )
             command = command_pb2.Command(
                 request_id=delivery.request_id,
                 time_ms=_START_MS,

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator
 from random import Random
 
-from mailraft.client.content import encode
+from mailraft.client.content import Packing, encode
 from mailraft.client.ids import request_ids
 from mailraft.v1 import delivery_pb2
+from mailraft.wire import bodies
 
 BATCH = 64  # deliveries a call and an entry
 ACCOUNTS = 64
+_PACKING = Packing(compress=True, dictionary=bodies.MAIL_DICTIONARY)
 
 
 def mails() -> Iterator[bytes]:
@@ -78,7 +80,7 @@ def requests(size: int = BATCH) -> Iterator[bytes]:
         request = delivery_pb2.DeliverMessagesRequest()
         for number in range(size):
             one = request.deliveries.add(request_id=request_ids.next())
-            one.content.CopyFrom(encode(next(raws), compress=True))
+            one.content.CopyFrom(encode(next(raws), _PACKING))
             one.recipients.add(account_id=account(number))
         made.append(request.SerializeToString())
     return itertools.cycle(made)

@@ -9,7 +9,7 @@ from mailraft.wire import tokens
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
-from .content import Budget, given_or_derived, prepare
+from .content import Budget, dictionary_of, given_or_derived, prepare
 
 ITEMS_MAX = 256
 
@@ -82,7 +82,13 @@ class Append:
         given = asked.derived if asked.HasField("derived") else None
         match asked.WhichOneof("source"):
             case "content":
-                content = await prepare(asked.content, given, budget, f"{field}.content")
+                content = await prepare(
+                    asked.content,
+                    given,
+                    budget,
+                    f"{field}.content",
+                    dictionary_of(self._shards.cluster),
+                )
                 item.body.CopyFrom(content.new_body(len(packed)))
                 item.derived = content.derived
                 item.thread_keys.extend(content.thread_keys)

@@ -50,15 +50,17 @@ class Blobs:
         if request.accept_zstd and not begin and length >= row.size_bytes and not row.parts:
             stored = blob_source.packed(self._shards, at.replica, row)
             try:
-                frame = bodies.zstd_payload(stored)  # its checksum is verified, its hash is not
+                # Its checksum is verified, its hash is not.
+                found = bodies.zstd_payload(stored, request.accept_dictionary)
             except bodies.BodyCorruptError as error:
                 raise blob_source.corrupt(at.replica, row, str(error)) from None
-            if frame is not None:
+            if found is not None:
                 zstd = response.content.zstd
-                zstd.data, zstd.size_bytes, zstd.sha256 = frame, row.size_bytes, row.sha256
+                zstd.data, zstd.dictionary = found
+                zstd.size_bytes, zstd.sha256 = row.size_bytes, row.sha256
                 return response
-        found = blob_source.pieces(self._shards, at.replica, row, begin, begin + length)
-        response.content.raw = b"".join([piece async for piece in found])
+        pieces = blob_source.pieces(self._shards, at.replica, row, begin, begin + length)
+        response.content.raw = b"".join([piece async for piece in pieces])
         return response
 
     async def DownloadBlob(

@@ -1,6 +1,7 @@
 """The bytes of a mail on their way in: verified, compressed, hashed, their header read.
 
-What a caller compressed is verified and kept as it is; what comes raw is compressed here. A
+What a caller compressed is verified and kept as it is, if it used the dictionary that bodies of
+that size are stored with; else it is compressed anew, as what comes raw is compressed here. A
 `derived` of the caller counts only if it was made by this very version of the parser and is small
 enough; otherwise it is made here, from the bytes.
 """
@@ -12,9 +13,10 @@ import hashlib
 from typing import NamedTuple
 
 from mailraft.internal.v1 import command_pb2
+from mailraft.node.interfaces import ClusterView
 from mailraft.node.mailstore import threads
 from mailraft.v1 import delivery_pb2, error_pb2, message_pb2
-from mailraft.wire import bodies, errors, limits
+from mailraft.wire import bodies, errors, feature_levels, limits
 
 from . import validate
 from .derive import DERIVED_MAX_BYTES, PARSER_VERSION, derive
@@ -58,14 +60,27 @@ class Budget:
 
 
 async def prepare(
-    content: delivery_pb2.Content, derived: message_pb2.Derived | None, budget: Budget, field: str
+    content: delivery_pb2.Content,
+    derived: message_pb2.Derived | None,
+    budget: Budget,
+    field: str,
+    dictionary: int,
 ) -> Prepared:
-    """Raises BAD_FIELD, MESSAGE_TOO_LARGE, CONTENT_MISMATCH; OVERLOADED: the budget is spent."""
+    """dictionary: what all replicas have (dictionary_of). Raises BAD_FIELD, MESSAGE_TOO_LARGE,
+    CONTENT_MISMATCH; OVERLOADED: the budget is spent.
+    """
     size_bytes = _declared_bytes(content, field)
     budget.take(size_bytes)
+    dictionary = bodies.suited(dictionary, size_bytes)
     if size_bytes <= INLINE_MAX_BYTES:
-        return _prepare(content, derived)
-    return await asyncio.to_thread(_prepare, content, derived)
+        return _prepare(content, derived, dictionary)
+    return await asyncio.to_thread(_prepare, content, derived, dictionary)
+
+
+def dictionary_of(cluster: ClusterView) -> int:
+    """What bodies may be stored with: only what every node of the cluster can open."""
+    enabled = cluster.feature_level >= feature_levels.MAIL_DICTIONARY
+    return bodies.MAIL_DICTIONARY if enabled else bodies.NO_DICTIONARY
 
 
 def given_or_derived(given: message_pb2.Derived | None, raw: bytes) -> bytes:
@@ -90,6 +105,8 @@ def _declared_bytes(content: delivery_pb2.Content, field: str) -> int:
             size_bytes = content.zstd.size_bytes
             if len(content.zstd.sha256) != hashlib.sha256().digest_size:
                 raise validate.bad(f"{field}.zstd.sha256", "32 bytes")
+            if content.zstd.dictionary > bodies.MAIL_DICTIONARY:
+                raise validate.bad(f"{field}.zstd.dictionary", "is not known here")
         case _:
             raise validate.bad(field, "raw or zstd")
     if not size_bytes:
@@ -107,25 +124,29 @@ def _declared_bytes(content: delivery_pb2.Content, field: str) -> int:
     return size_bytes
 
 
-def _prepare(content: delivery_pb2.Content, given: message_pb2.Derived | None) -> Prepared:
+def _prepare(
+    content: delivery_pb2.Content, given: message_pb2.Derived | None, dictionary: int
+) -> Prepared:
     if content.WhichOneof("encoding") == "zstd":
         zstd = content.zstd
-        raw, packed = _verified(zstd)
+        raw, packed = _verified(zstd, dictionary)
         sha256 = zstd.sha256
     else:
         raw = content.raw
-        packed, sha256 = bodies.pack(raw), hashlib.sha256(raw).digest()
+        packed, sha256 = bodies.pack(raw, dictionary), hashlib.sha256(raw).digest()
     read, derived = _derived(given, raw)
     return Prepared(packed, len(raw), sha256, derived, threads.keys_of(read))
 
 
-def _verified(zstd: delivery_pb2.Zstd) -> tuple[bytes, bytes]:
-    data = zstd.data
+def _verified(zstd: delivery_pb2.Zstd, dictionary: int) -> tuple[bytes, bytes]:
+    data, used = zstd.data, zstd.dictionary
     try:
-        raw = bodies.open_zstd(data, zstd.size_bytes)
+        raw = bodies.open_zstd(data, zstd.size_bytes, used)
     except bodies.BodyCorruptError as error:
         raise errors.ContentMismatchError(str(error)) from None
     if hashlib.sha256(raw).digest() != zstd.sha256:
         raise errors.ContentMismatchError("the content has another sha256 than declared")
     # A frame that is no smaller than the bytes only costs its readers time.
-    return raw, bodies.pack_zstd(data) if len(data) < len(raw) else bodies.pack(raw)
+    if used == dictionary and len(data) < len(raw):
+        return raw, bodies.pack_zstd(data, used)
+    return raw, bodies.pack(raw, dictionary)

@@ -23,7 +23,7 @@ from mailraft.wire import errors, limits, observed, tokens, tracing
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Accepted, Call, Shards, to_error
-from .content import Budget, Prepared, given_or_derived, prepare
+from .content import Budget, Prepared, dictionary_of, given_or_derived, prepare
 
 _WHAT = "DeliverMessages"
 
@@ -60,7 +60,7 @@ class Delivery:
         _check_form(request)
         options = request.write_options
         response = delivery_pb2.DeliverMessagesResponse()
-        budget = Budget()
+        budget, dictionary = Budget(), dictionary_of(self._shards.cluster)
         proposals: list[_Proposal] = []
         by_blob: list[_ByBlob] = []
         for delivery in request.deliveries[:]:
@@ -72,7 +72,9 @@ class Delivery:
                 ours, theirs = self._plan(delivery, asked, results)
                 if ours:
                     derived = delivery.derived if delivery.HasField("derived") else None
-                    content = await prepare(delivery.content, derived, budget, "content")
+                    content = await prepare(
+                        delivery.content, derived, budget, "content", dictionary
+                    )
                     proposals += [_with_content(each, content) for each in ours]
                 by_blob += theirs
             except Exception as error:  # noqa: BLE001 - to_error logs what is a bug

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 import mailbox_driver as d
 from mailraft.client import calls
+from mailraft.client.content import Packing
 from mailraft.v1 import (
     account_pb2,
     common_pb2,
@@ -66,7 +67,9 @@ def request_of(call: OneAccount, uid_validity: int) -> Message:
 
 def delivery_of(call: d.Deliver, request_id: bytes) -> delivery_pb2.Delivery:
     """With the content as it is: the service compresses it."""
-    found = calls.delivery(call.raw, [], (), None, {"request_id": request_id}, compress=False)
+    found = calls.delivery(
+        call.raw, [], (), None, {"request_id": request_id}, Packing(compress=False)
+    )
     found.content.raw = call.raw
     found.internal_time_ms = call.received_ms
     for to in call.to:

@@ -8,10 +8,10 @@ import google_crc32c
 import pytest
 
 from mailraft.client import IntegrityError, Session, calls
-from mailraft.client.content import Download, decode, encode
+from mailraft.client.content import Download, Packing, decode, dictionary_of, encode
 from mailraft.client.ids import RequestIds
-from mailraft.v1 import blob_pb2, common_pb2
-from mailraft.wire import tokens
+from mailraft.v1 import blob_pb2, cluster_pb2, common_pb2
+from mailraft.wire import bodies, tokens
 
 
 def state(modseq: int, incarnation: int = 1) -> str:
@@ -105,7 +105,7 @@ def test_states_of_a_newer_server_are_taken_as_they_come() -> None:
 def test_contents_are_verified() -> None:
     """A frame that opens to other bytes, or to more than it declares, is refused."""
     raw = b"mail " * 100
-    content = encode(raw, compress=True)
+    content = encode(raw, Packing(compress=True))
     assert decode(content) == raw
     content.zstd.sha256 = hashlib.sha256(b"else").digest()
     with pytest.raises(IntegrityError, match="SHA-256"):
@@ -116,6 +116,21 @@ def test_contents_are_verified() -> None:
     content.zstd.size_bytes = 1 << 40
     with pytest.raises(IntegrityError):
         decode(content)
+
+
+def test_the_dictionary_is_used_once_every_server_has_it() -> None:
+    """By the feature level of the map; frames say what they were made with, and it is checked."""
+    raw = b"Content-Type: text/plain; charset=us-ascii\r\nMIME-Version: 1.0\r\n\r\n"
+    before, after = cluster_pb2.ClusterMap(feature_level=1), cluster_pb2.ClusterMap(feature_level=2)
+    plain = encode(raw, Packing(True, dictionary_of(before)))
+    small = encode(raw, Packing(True, dictionary_of(after)))
+    assert (plain.zstd.dictionary, small.zstd.dictionary) == (0, bodies.MAIL_DICTIONARY)
+    assert 2 * len(small.zstd.data) < len(plain.zstd.data or raw)
+    assert decode(small) == decode(plain) == raw
+    small.zstd.dictionary += 1  # of a newer version
+    with pytest.raises(IntegrityError, match="dictionary 2"):
+        decode(small)
+    assert not encode(raw + b"x" * 100_000, Packing(True, dictionary_of(after))).zstd.dictionary
 
 
 def chunk(data: bytes, crc32c: int | None = None) -> blob_pb2.DownloadBlobResponse:

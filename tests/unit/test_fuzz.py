@@ -83,7 +83,8 @@ def test_decoders_of_records() -> None:
 
 def test_bodies_and_tokens() -> None:
     """Damaged bodies are BodyCorruptError; foreign states, ids and tokens are refused as such."""
-    seeds = [bodies.pack(raw) for raw in (b"x", b"mail " * 200, bytes(range(256)))]
+    raws = (b"x", b"mail " * 200, bytes(range(256)))
+    seeds = [bodies.pack(raw, dictionary) for raw in raws for dictionary in (0, 1)]
     state = tokens.encode_state(tokens.State(1, 2, 3, 4))
     seeds += [each.encode() for each in (state, "M1a", "B1-2", tokens.page_token(("a",), b"xyz"))]
 

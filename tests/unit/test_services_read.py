@@ -27,7 +27,7 @@ from mailraft.v1 import (
     message_service_pb2,
     search_pb2,
 )
-from mailraft.wire import errors, metadata
+from mailraft.wire import bodies, errors, metadata
 
 Get = message_service_pb2.GetMessageRequest
 List = message_service_pb2.ListMessagesRequest
@@ -207,18 +207,24 @@ async def test_a_range_is_a_slice(offset: int, length: int) -> None:
 
 
 async def test_compressed_bytes_are_sent_as_they_lie() -> None:
-    """With accept_zstd the whole blob comes as the frame that is stored."""
+    """With accept_zstd the whole blob comes as the frame that is stored, if the caller has the
+    dictionary that it was made with.
+    """
     async with running() as (_, calls):
         await calls.create(ALICE)
-        [[stored]] = await calls.deliver(delivery(MAIL * 100, ALICE))
-        request = blob_pb2.GetBlobRequest(
-            account_id=ALICE, blob_id=stored.blob_id, accept_zstd=True
-        )
-        content = (await calls.blobs.GetBlob(request)).content
-        assert content.zstd.size_bytes == len(MAIL) * 100
-        assert len(content.zstd.data) < len(MAIL) * 100
-        request.offset_bytes = 1
-        assert (await calls.blobs.GetBlob(request)).content.raw == (MAIL * 100)[1:]
+        for raw, dictionary in ((MAIL * 10, 1), (MAIL * 1_000, 0)):
+            [[stored]] = await calls.deliver(delivery(raw, ALICE))
+            request = blob_pb2.GetBlobRequest(account_id=ALICE, blob_id=stored.blob_id)
+            assert (await calls.blobs.GetBlob(request)).content.raw == raw
+            request.accept_zstd = True
+            content = (await calls.blobs.GetBlob(request)).content
+            assert content.WhichOneof("encoding") == ("raw" if dictionary else "zstd")
+            request.accept_dictionary = 7  # of a newer client
+            zstd = (await calls.blobs.GetBlob(request)).content.zstd
+            assert zstd.dictionary == dictionary
+            assert bodies.open_zstd(zstd.data, zstd.size_bytes, dictionary) == raw
+            request.offset_bytes = 1
+            assert (await calls.blobs.GetBlob(request)).content.raw == raw[1:]
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone"])

@@ -19,6 +19,7 @@ from tests.unit.test_services_node import (
     running,
 )
 
+from mailraft.client.content import Packing, encode
 from mailraft.node.services import content
 from mailraft.v1 import (
     account_pb2,
@@ -28,7 +29,7 @@ from mailraft.v1 import (
     mailbox_pb2,
     message_pb2,
 )
-from mailraft.wire import errors, limits, tokens
+from mailraft.wire import bodies, errors, limits, tokens
 
 
 def zstd(raw: bytes, size_bytes: int | None = None, sha256: bytes = b"") -> delivery_pb2.Content:
@@ -69,6 +70,40 @@ async def test_a_mail_comes_back_as_it_was_sent(raw: bytes) -> None:
             assert result.served.level_met == common_pb2.LEVEL_MET_YES
             assert result.memberships[0].uid
             assert await calls.fetch(ALICE, result.message_id) == raw
+
+
+@pytest.mark.parametrize("enabled", [1, 2])
+@pytest.mark.parametrize("sent", [None, bodies.NO_DICTIONARY, bodies.MAIL_DICTIONARY])
+async def test_bodies_are_stored_with_what_every_node_can_open(
+    enabled: int, sent: int | None
+) -> None:
+    """Below level 2 without the dictionary and from then on with it, whatever the caller used."""
+    async with running() as (node, calls):
+        node.cluster.feature_level = enabled
+        await calls.create(ALICE)
+        one = delivery(MAIL * 10, ALICE)
+        if sent is not None:
+            packing = Packing(True, sent)
+            one.content.CopyFrom(encode(MAIL * 10, packing))
+        [[result]] = await calls.deliver(one)
+        assert await calls.fetch(ALICE, result.message_id) == MAIL * 10
+        [packed] = node.shard_of(ALICE).bodies.values()
+        assert bodies.unpack(packed, len(MAIL * 10)) == MAIL * 10
+        found = bodies.zstd_payload(packed, bodies.MAIL_DICTIONARY)
+        assert found is not None
+        assert found[1] == (bodies.MAIL_DICTIONARY if enabled == 2 else bodies.NO_DICTIONARY)
+
+
+async def test_a_dictionary_that_is_not_known_is_refused() -> None:
+    """BAD_FIELD that names it, before anything is opened."""
+    async with running() as (_, calls):
+        await calls.create(ALICE)
+        one = delivery(b"", ALICE)
+        one.content.CopyFrom(zstd(MAIL))
+        one.content.zstd.dictionary = 2
+        [[result]] = await calls.deliver(one)
+        assert result.reason == error_pb2.ERROR_REASON_BAD_FIELD
+        assert "content.zstd.dictionary" in result.message
 
 
 async def test_recipients_of_several_shards_answer_for_themselves() -> None:

@@ -27,7 +27,7 @@ from mailraft.v1 import delivery_pb2 as mailraft_dot_v1_dot_delivery__pb2
 from mailraft.v1 import message_pb2 as mailraft_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mailraft/v1/blob.proto\x12\x0bmailraft.v1\x1a\x18mailraft/v1/common.proto\x1a\x1amailraft/v1/delivery.proto\x1a\x19mailraft/v1/message.proto\"\xc8\x01\n\x0eGetBlobRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\x07\x62lob_id\x18\x03 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x04 \x01(\tH\x00\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x06 \x01(\r\x12\x13\n\x0b\x61\x63\x63\x65pt_zstd\x18\x07 \x01(\x08\x42\x08\n\x06source\"\xb7\x01\n\x0fGetBlobResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12%\n\x07\x63ontent\x18\x06 \x01(\x0b\x32\x14.mailraft.v1.Content\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\"q\n\x11UploadBlobRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.mailraft.v1.UploadHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.mailraft.v1.BlobChunkH\x00\x42\x06\n\x04part\"\xa2\x01\n\x0cUploadHeader\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\")\n\tBlobChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\"\x86\x01\n\x12UploadBlobResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpires_time_ms\x18\x05 \x01(\x03\"\xb8\x01\n\x13\x44ownloadBlobRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\x07\x62lob_id\x18\x03 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x04 \x01(\tH\x00\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x06 \x01(\x04\x42\x08\n\x06source\"v\n\x14\x44ownloadBlobResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.mailraft.v1.DownloadHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.mailraft.v1.BlobChunkH\x00\x42\x06\n\x04part\"\x8f\x01\n\x0e\x44ownloadHeader\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\"m\n\x13GetStructureRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x12\n\nmessage_id\x18\x03 \x01(\t\"\x93\x01\n\x14GetStructureResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12#\n\x04root\x18\x04 \x01(\x0b\x32\x15.mailraft.v1.BodyPart\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"\xef\x03\n\x08\x42odyPart\x12\x0f\n\x07part_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07subtype\x18\x03 \x01(\t\x12*\n\nparameters\x18\x04 \x03(\x0b\x32\x16.mailraft.v1.Parameter\x12\x12\n\ncontent_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x07 \x01(\t\x12\x1b\n\x13header_offset_bytes\x18\x08 \x01(\x04\x12\x19\n\x11header_size_bytes\x18\t \x01(\x04\x12\x19\n\x11\x62ody_offset_bytes\x18\n \x01(\x04\x12\x17\n\x0f\x62ody_size_bytes\x18\x0b \x01(\x04\x12\x12\n\nbody_lines\x18\x0c \x01(\r\x12\x13\n\x0b\x64isposition\x18\r \x01(\t\x12\x36\n\x16\x64isposition_parameters\x18\x0e \x03(\x0b\x32\x16.mailraft.v1.Parameter\x12\x11\n\tlanguages\x18\x0f \x03(\t\x12\x10\n\x08location\x18\x10 \x01(\t\x12$\n\x05parts\x18\x11 \x03(\x0b\x32\x15.mailraft.v1.BodyPart\x12\'\n\x08\x65nvelope\x18\x12 \x01(\x0b\x32\x15.mailraft.v1.Envelope\x12\x0b\n\x03md5\x18\x13 \x01(\t\"(\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t2\xd0\x02\n\x0b\x42lobService\x12\x44\n\x07GetBlob\x12\x1b.mailraft.v1.GetBlobRequest\x1a\x1c.mailraft.v1.GetBlobResponse\x12O\n\nUploadBlob\x12\x1e.mailraft.v1.UploadBlobRequest\x1a\x1f.mailraft.v1.UploadBlobResponse(\x01\x12U\n\x0c\x44ownloadBlob\x12 .mailraft.v1.DownloadBlobRequest\x1a!.mailraft.v1.DownloadBlobResponse0\x01\x12S\n\x0cGetStructure\x12 .mailraft.v1.GetStructureRequest\x1a!.mailraft.v1.GetStructureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mailraft/v1/blob.proto\x12\x0bmailraft.v1\x1a\x18mailraft/v1/common.proto\x1a\x1amailraft/v1/delivery.proto\x1a\x19mailraft/v1/message.proto\"\xe3\x01\n\x0eGetBlobRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\x07\x62lob_id\x18\x03 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x04 \x01(\tH\x00\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x06 \x01(\r\x12\x13\n\x0b\x61\x63\x63\x65pt_zstd\x18\x07 \x01(\x08\x12\x19\n\x11\x61\x63\x63\x65pt_dictionary\x18\x08 \x01(\rB\x08\n\x06source\"\xb7\x01\n\x0fGetBlobResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12%\n\x07\x63ontent\x18\x06 \x01(\x0b\x32\x14.mailraft.v1.Content\x12\x0e\n\x06sha256\x18\x07 \x01(\x0c\"q\n\x11UploadBlobRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.mailraft.v1.UploadHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.mailraft.v1.BlobChunkH\x00\x42\x06\n\x04part\"\xa2\x01\n\x0cUploadHeader\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\")\n\tBlobChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\"\x86\x01\n\x12UploadBlobResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x65xpires_time_ms\x18\x05 \x01(\x03\"\xb8\x01\n\x13\x44ownloadBlobRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x11\n\x07\x62lob_id\x18\x03 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x04 \x01(\tH\x00\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\x04\x12\x14\n\x0clength_bytes\x18\x06 \x01(\x04\x42\x08\n\x06source\"v\n\x14\x44ownloadBlobResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.mailraft.v1.DownloadHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.mailraft.v1.BlobChunkH\x00\x42\x06\n\x04part\"\x8f\x01\n\x0e\x44ownloadHeader\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\"m\n\x13GetStructureRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\x0cread_options\x18\x02 \x01(\x0b\x32\x18.mailraft.v1.ReadOptions\x12\x12\n\nmessage_id\x18\x03 \x01(\t\"\x93\x01\n\x14GetStructureResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\x12#\n\x04root\x18\x04 \x01(\x0b\x32\x15.mailraft.v1.BodyPart\x12\x11\n\ttruncated\x18\x05 \x01(\x08\"\xef\x03\n\x08\x42odyPart\x12\x0f\n\x07part_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07subtype\x18\x03 \x01(\t\x12*\n\nparameters\x18\x04 \x03(\x0b\x32\x16.mailraft.v1.Parameter\x12\x12\n\ncontent_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x10\n\x08\x65ncoding\x18\x07 \x01(\t\x12\x1b\n\x13header_offset_bytes\x18\x08 \x01(\x04\x12\x19\n\x11header_size_bytes\x18\t \x01(\x04\x12\x19\n\x11\x62ody_offset_bytes\x18\n \x01(\x04\x12\x17\n\x0f\x62ody_size_bytes\x18\x0b \x01(\x04\x12\x12\n\nbody_lines\x18\x0c \x01(\r\x12\x13\n\x0b\x64isposition\x18\r \x01(\t\x12\x36\n\x16\x64isposition_parameters\x18\x0e \x03(\x0b\x32\x16.mailraft.v1.Parameter\x12\x11\n\tlanguages\x18\x0f \x03(\t\x12\x10\n\x08location\x18\x10 \x01(\t\x12$\n\x05parts\x18\x11 \x03(\x0b\x32\x15.mailraft.v1.BodyPart\x12\'\n\x08\x65nvelope\x18\x12 \x01(\x0b\x32\x15.mailraft.v1.Envelope\x12\x0b\n\x03md5\x18\x13 \x01(\t\"(\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t2\xd0\x02\n\x0b\x42lobService\x12\x44\n\x07GetBlob\x12\x1b.mailraft.v1.GetBlobRequest\x1a\x1c.mailraft.v1.GetBlobResponse\x12O\n\nUploadBlob\x12\x1e.mailraft.v1.UploadBlobRequest\x1a\x1f.mailraft.v1.UploadBlobResponse(\x01\x12U\n\x0c\x44ownloadBlob\x12 .mailraft.v1.DownloadBlobRequest\x1a!.mailraft.v1.DownloadBlobResponse0\x01\x12S\n\x0cGetStructure\x12 .mailraft.v1.GetStructureRequest\x1a!.mailraft.v1.GetStructureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mailraft.v1.blob_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETBLOBREQUEST']._serialized_start=121
-  _globals['_GETBLOBREQUEST']._serialized_end=321
-  _globals['_GETBLOBRESPONSE']._serialized_start=324
-  _globals['_GETBLOBRESPONSE']._serialized_end=507
-  _globals['_UPLOADBLOBREQUEST']._serialized_start=509
-  _globals['_UPLOADBLOBREQUEST']._serialized_end=622
-  _globals['_UPLOADHEADER']._serialized_start=625
-  _globals['_UPLOADHEADER']._serialized_end=787
-  _globals['_BLOBCHUNK']._serialized_start=789
-  _globals['_BLOBCHUNK']._serialized_end=830
-  _globals['_UPLOADBLOBRESPONSE']._serialized_start=833
-  _globals['_UPLOADBLOBRESPONSE']._serialized_end=967
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=970
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=1154
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=1156
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=1274
-  _globals['_DOWNLOADHEADER']._serialized_start=1277
-  _globals['_DOWNLOADHEADER']._serialized_end=1420
-  _globals['_GETSTRUCTUREREQUEST']._serialized_start=1422
-  _globals['_GETSTRUCTUREREQUEST']._serialized_end=1531
-  _globals['_GETSTRUCTURERESPONSE']._serialized_start=1534
-  _globals['_GETSTRUCTURERESPONSE']._serialized_end=1681
-  _globals['_BODYPART']._serialized_start=1684
-  _globals['_BODYPART']._serialized_end=2179
-  _globals['_PARAMETER']._serialized_start=2181
-  _globals['_PARAMETER']._serialized_end=2221
-  _globals['_BLOBSERVICE']._serialized_start=2224
-  _globals['_BLOBSERVICE']._serialized_end=2560
+  _globals['_GETBLOBREQUEST']._serialized_end=348
+  _globals['_GETBLOBRESPONSE']._serialized_start=351
+  _globals['_GETBLOBRESPONSE']._serialized_end=534
+  _globals['_UPLOADBLOBREQUEST']._serialized_start=536
+  _globals['_UPLOADBLOBREQUEST']._serialized_end=649
+  _globals['_UPLOADHEADER']._serialized_start=652
+  _globals['_UPLOADHEADER']._serialized_end=814
+  _globals['_BLOBCHUNK']._serialized_start=816
+  _globals['_BLOBCHUNK']._serialized_end=857
+  _globals['_UPLOADBLOBRESPONSE']._serialized_start=860
+  _globals['_UPLOADBLOBRESPONSE']._serialized_end=994
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=997
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=1181
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=1183
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=1301
+  _globals['_DOWNLOADHEADER']._serialized_start=1304
+  _globals['_DOWNLOADHEADER']._serialized_end=1447
+  _globals['_GETSTRUCTUREREQUEST']._serialized_start=1449
+  _globals['_GETSTRUCTUREREQUEST']._serialized_end=1558
+  _globals['_GETSTRUCTURERESPONSE']._serialized_start=1561
+  _globals['_GETSTRUCTURERESPONSE']._serialized_end=1708
+  _globals['_BODYPART']._serialized_start=1711
+  _globals['_BODYPART']._serialized_end=2206
+  _globals['_PARAMETER']._serialized_start=2208
+  _globals['_PARAMETER']._serialized_end=2248
+  _globals['_BLOBSERVICE']._serialized_start=2251
+  _globals['_BLOBSERVICE']._serialized_end=2587
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class GetBlobRequest(_message.Message):
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     LENGTH_BYTES_FIELD_NUMBER: _builtins.int
     ACCEPT_ZSTD_FIELD_NUMBER: _builtins.int
+    ACCEPT_DICTIONARY_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     blob_id: _builtins.str
     message_id: _builtins.str
@@ -49,6 +50,8 @@ class GetBlobRequest(_message.Message):
     """
     accept_zstd: _builtins.bool
     """The answer may be Content.zstd. Otherwise it is Content.raw."""
+    accept_dictionary: _builtins.int
+    """The caller has the dictionaries up to this number (Zstd.dictionary)."""
     @_builtins.property
     def read_options(self) -> _common_pb2.ReadOptions: ...
     def __init__(
@@ -61,10 +64,11 @@ class GetBlobRequest(_message.Message):
         offset_bytes: _builtins.int = ...,
         length_bytes: _builtins.int = ...,
         accept_zstd: _builtins.bool = ...,
+        accept_dictionary: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blob_id", b"blob_id", "message_id", b"message_id", "read_options", b"read_options", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_zstd", b"accept_zstd", "account_id", b"account_id", "blob_id", b"blob_id", "length_bytes", b"length_bytes", "message_id", b"message_id", "offset_bytes", b"offset_bytes", "read_options", b"read_options", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_dictionary", b"accept_dictionary", "accept_zstd", b"accept_zstd", "account_id", b"account_id", "blob_id", b"blob_id", "length_bytes", b"length_bytes", "message_id", b"message_id", "offset_bytes", b"offset_bytes", "read_options", b"read_options", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["blob_id", "message_id"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

@@ -27,7 +27,7 @@ from mailraft.v1 import error_pb2 as mailraft_dot_v1_dot_error__pb2
 from mailraft.v1 import message_pb2 as mailraft_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amailraft/v1/delivery.proto\x12\x0bmailraft.v1\x1a\x18mailraft/v1/common.proto\x1a\x17mailraft/v1/error.proto\x1a\x19mailraft/v1/message.proto\"G\n\x07\x43ontent\x12\r\n\x03raw\x18\x01 \x01(\x0cH\x00\x12!\n\x04zstd\x18\x02 \x01(\x0b\x32\x11.mailraft.v1.ZstdH\x00\x42\n\n\x08\x65ncoding\"8\n\x04Zstd\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"u\n\x16\x44\x65liverMessagesRequest\x12)\n\ndeliveries\x18\x01 \x03(\x0b\x32\x15.mailraft.v1.Delivery\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\"\xc7\x01\n\x08\x44\x65livery\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x14.mailraft.v1.Content\x12%\n\x07\x64\x65rived\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Derived\x12\x18\n\x10internal_time_ms\x18\x04 \x01(\x03\x12*\n\nrecipients\x18\x05 \x03(\x0b\x32\x16.mailraft.v1.Recipient\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"o\n\tRecipient\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\t\x12+\n\x07targets\x18\x03 \x03(\x0b\x32\x1a.mailraft.v1.MailboxTarget\x12\x10\n\x08keywords\x18\x04 \x03(\t\"G\n\x17\x44\x65liverMessagesResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.mailraft.v1.DeliveryResult\"B\n\x0e\x44\x65liveryResult\x12\x30\n\nrecipients\x18\x01 \x03(\x0b\x32\x1c.mailraft.v1.RecipientResult\"\x8c\x02\n\x0fRecipientResult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.mailraft.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.mailraft.v1.Membership\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x07 \x01(\t\x12\x11\n\tthread_id\x18\x08 \x01(\t\x12#\n\x06served\x18\t \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x16\n\x0eretry_after_ms\x18\n \x01(\r\"\x9c\x01\n\x15\x41ppendMessagesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12)\n\x08messages\x18\x04 \x03(\x0b\x32\x17.mailraft.v1.AppendItem\"\xe3\x01\n\nAppendItem\x12\'\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x14.mailraft.v1.ContentH\x00\x12\x11\n\x07\x62lob_id\x18\x02 \x01(\tH\x00\x12+\n\x07targets\x18\x03 \x03(\x0b\x32\x1a.mailraft.v1.MailboxTarget\x12\x10\n\x08keywords\x18\x04 \x03(\t\x12\x18\n\x10internal_time_ms\x18\x05 \x01(\x03\x12%\n\x07\x64\x65rived\x18\x06 \x01(\x0b\x32\x14.mailraft.v1.Derived\x12\x0f\n\x07\x64\x65leted\x18\x07 \x01(\x08\x42\x08\n\x06source\"|\n\x16\x41ppendMessagesResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12.\n\x08messages\x18\x03 \x03(\x0b\x32\x1c.mailraft.v1.AppendedMessage\"\x8b\x01\n\x0f\x41ppendedMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.mailraft.v1.Membershipb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amailraft/v1/delivery.proto\x12\x0bmailraft.v1\x1a\x18mailraft/v1/common.proto\x1a\x17mailraft/v1/error.proto\x1a\x19mailraft/v1/message.proto\"G\n\x07\x43ontent\x12\r\n\x03raw\x18\x01 \x01(\x0cH\x00\x12!\n\x04zstd\x18\x02 \x01(\x0b\x32\x11.mailraft.v1.ZstdH\x00\x42\n\n\x08\x65ncoding\"L\n\x04Zstd\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x12\n\ndictionary\x18\x04 \x01(\r\"u\n\x16\x44\x65liverMessagesRequest\x12)\n\ndeliveries\x18\x01 \x03(\x0b\x32\x15.mailraft.v1.Delivery\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\"\xc7\x01\n\x08\x44\x65livery\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12%\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x14.mailraft.v1.Content\x12%\n\x07\x64\x65rived\x18\x03 \x01(\x0b\x32\x14.mailraft.v1.Derived\x12\x18\n\x10internal_time_ms\x18\x04 \x01(\x03\x12*\n\nrecipients\x18\x05 \x03(\x0b\x32\x16.mailraft.v1.Recipient\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"o\n\tRecipient\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\t\x12+\n\x07targets\x18\x03 \x03(\x0b\x32\x1a.mailraft.v1.MailboxTarget\x12\x10\n\x08keywords\x18\x04 \x03(\t\"G\n\x17\x44\x65liverMessagesResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.mailraft.v1.DeliveryResult\"B\n\x0e\x44\x65liveryResult\x12\x30\n\nrecipients\x18\x01 \x03(\x0b\x32\x1c.mailraft.v1.RecipientResult\"\x8c\x02\n\x0fRecipientResult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.mailraft.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.mailraft.v1.Membership\x12\r\n\x05state\x18\x06 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x07 \x01(\t\x12\x11\n\tthread_id\x18\x08 \x01(\t\x12#\n\x06served\x18\t \x01(\x0b\x32\x13.mailraft.v1.Served\x12\x16\n\x0eretry_after_ms\x18\n \x01(\r\"\x9c\x01\n\x15\x41ppendMessagesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x30\n\rwrite_options\x18\x03 \x01(\x0b\x32\x19.mailraft.v1.WriteOptions\x12)\n\x08messages\x18\x04 \x03(\x0b\x32\x17.mailraft.v1.AppendItem\"\xe3\x01\n\nAppendItem\x12\'\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x14.mailraft.v1.ContentH\x00\x12\x11\n\x07\x62lob_id\x18\x02 \x01(\tH\x00\x12+\n\x07targets\x18\x03 \x03(\x0b\x32\x1a.mailraft.v1.MailboxTarget\x12\x10\n\x08keywords\x18\x04 \x03(\t\x12\x18\n\x10internal_time_ms\x18\x05 \x01(\x03\x12%\n\x07\x64\x65rived\x18\x06 \x01(\x0b\x32\x14.mailraft.v1.Derived\x12\x0f\n\x07\x64\x65leted\x18\x07 \x01(\x08\x42\x08\n\x06source\"|\n\x16\x41ppendMessagesResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12#\n\x06served\x18\x02 \x01(\x0b\x32\x13.mailraft.v1.Served\x12.\n\x08messages\x18\x03 \x03(\x0b\x32\x1c.mailraft.v1.AppendedMessage\"\x8b\x01\n\x0f\x41ppendedMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12,\n\x0bmemberships\x18\x05 \x03(\x0b\x32\x17.mailraft.v1.Membershipb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENT']._serialized_start=121
   _globals['_CONTENT']._serialized_end=192
   _globals['_ZSTD']._serialized_start=194
-  _globals['_ZSTD']._serialized_end=250
-  _globals['_DELIVERMESSAGESREQUEST']._serialized_start=252
-  _globals['_DELIVERMESSAGESREQUEST']._serialized_end=369
-  _globals['_DELIVERY']._serialized_start=372
-  _globals['_DELIVERY']._serialized_end=571
-  _globals['_RECIPIENT']._serialized_start=573
-  _globals['_RECIPIENT']._serialized_end=684
-  _globals['_DELIVERMESSAGESRESPONSE']._serialized_start=686
-  _globals['_DELIVERMESSAGESRESPONSE']._serialized_end=757
-  _globals['_DELIVERYRESULT']._serialized_start=759
-  _globals['_DELIVERYRESULT']._serialized_end=825
-  _globals['_RECIPIENTRESULT']._serialized_start=828
-  _globals['_RECIPIENTRESULT']._serialized_end=1096
-  _globals['_APPENDMESSAGESREQUEST']._serialized_start=1099
-  _globals['_APPENDMESSAGESREQUEST']._serialized_end=1255
-  _globals['_APPENDITEM']._serialized_start=1258
-  _globals['_APPENDITEM']._serialized_end=1485
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=1487
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=1611
-  _globals['_APPENDEDMESSAGE']._serialized_start=1614
-  _globals['_APPENDEDMESSAGE']._serialized_end=1753
+  _globals['_ZSTD']._serialized_end=270
+  _globals['_DELIVERMESSAGESREQUEST']._serialized_start=272
+  _globals['_DELIVERMESSAGESREQUEST']._serialized_end=389
+  _globals['_DELIVERY']._serialized_start=392
+  _globals['_DELIVERY']._serialized_end=591
+  _globals['_RECIPIENT']._serialized_start=593
+  _globals['_RECIPIENT']._serialized_end=704
+  _globals['_DELIVERMESSAGESRESPONSE']._serialized_start=706
+  _globals['_DELIVERMESSAGESRESPONSE']._serialized_end=777
+  _globals['_DELIVERYRESULT']._serialized_start=779
+  _globals['_DELIVERYRESULT']._serialized_end=845
+  _globals['_RECIPIENTRESULT']._serialized_start=848
+  _globals['_RECIPIENTRESULT']._serialized_end=1116
+  _globals['_APPENDMESSAGESREQUEST']._serialized_start=1119
+  _globals['_APPENDMESSAGESREQUEST']._serialized_end=1275
+  _globals['_APPENDITEM']._serialized_start=1278
+  _globals['_APPENDITEM']._serialized_end=1505
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=1507
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=1631
+  _globals['_APPENDEDMESSAGE']._serialized_start=1634
+  _globals['_APPENDEDMESSAGE']._serialized_end=1773
 # @@protoc_insertion_point(module_scope)

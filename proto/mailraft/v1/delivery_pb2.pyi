@@ -56,13 +56,14 @@ Global___Content: _TypeAlias = Content  # noqa: Y015
 
 @_typing.final
 class Zstd(_message.Message):
-    """One Zstandard frame (RFC 8878), without a dictionary."""
+    """One Zstandard frame (RFC 8878)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    DICTIONARY_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     size_bytes: _builtins.int
     """Of the uncompressed bytes. Verified while decompressing, which stops at this
@@ -72,16 +73,23 @@ class Zstd(_message.Message):
     """SHA-256 of the uncompressed bytes, 32 bytes. Verified before it is proposed;
     else CONTENT_MISMATCH.
     """
+    dictionary: _builtins.int
+    """What the frame was made with. 0: no dictionary. 1: the mail dictionary
+    (mail_dictionary_1.txt with CRLF, as raw content), which a caller uses only
+    if ClusterMap.feature_level is 2 or more, and gets only if it says that it
+    has it. Another: BAD_FIELD.
+    """
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        dictionary: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dictionary", b"dictionary", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

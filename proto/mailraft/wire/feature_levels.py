@@ -20,6 +20,8 @@ LEVEL = 2  # that this version understands
 FIRST = 1  # where nothing says otherwise
 # The cluster's undelete window is told to nodes, and by commands.
 UNDELETE_WINDOW = 2
+# Bodies are stored with the mail dictionary (mailraft.wire.bodies).
+MAIL_DICTIONARY = 2
 # The version that each came with.
 VERSIONS = MappingProxyType({1: "0.2.0", 2: "0.3.0"})
 
