@@ -20,8 +20,8 @@ from mailraft.node.engine import keys
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 _WINDOW_BITS: Final = -14  # RocksDB's default; zstd takes no notice
-_STATE_LEVEL: Final = 3
 _STATE_DICTIONARY_BYTES: Final = 64 * KIB
+_QUICK, _USUAL = 1, 3  # levels of zstd
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,10 @@ def _family(
 
 def _log(cache: Cache, options: StoreOptions) -> Options:
     """Written once, read back within seconds or by a slow follower, by position: no filter."""
-    return _family(cache, options.memtable_bytes // 4, bloom_bits=0)
+    family = _family(cache, options.memtable_bytes // 4, bloom_bits=0)
+    family.set_compression_type(DBCompressionType.zstd())
+    family.set_compression_options(_WINDOW_BITS, _QUICK, 0, 0)
+    return family
 
 
 def _body(cache: Cache, options: StoreOptions) -> Options:
@@ -129,8 +132,10 @@ def _state(cache: Cache, options: StoreOptions) -> Options:
     LZ4 takes 560, and zstd 440 in blocks four times as large.
     """
     family = _family(cache, options.memtable_bytes // 4, block_bytes=4 * KIB)
+    family.set_compression_type(DBCompressionType.zstd())
+    family.set_compression_options(_WINDOW_BITS, _QUICK, 0, 0)
     family.set_bottommost_compression_options(
-        _WINDOW_BITS, _STATE_LEVEL, 0, _STATE_DICTIONARY_BYTES, True
+        _WINDOW_BITS, _USUAL, 0, _STATE_DICTIONARY_BYTES, True
     )
     family.set_bottommost_zstd_max_train_bytes(100 * _STATE_DICTIONARY_BYTES, True)
     return family

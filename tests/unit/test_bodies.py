@@ -18,7 +18,7 @@ def test_the_mail_dictionary_never_changes() -> None:
         "8e431a533f9268683313de3368920b8c70e4e9f0c924c6519b12de583c855e93"
     )
     packed = bytes.fromhex(
-        "010200009bc37fd928b52ffd20cf2d01006061406578616d706c653a20620700072450e0d5b301f49c04d89451e2c3208f6f9d11b680"
+        "0102000068f5b2c728b52ffd20cf1501005061406578616d706c65620700072450e0d5db406512b091b77b18f2f8ecb9060304"
     )
     assert bodies.unpack(packed, len(MAIL)) == MAIL
 

@@ -25,6 +25,8 @@ _HEADER = struct.Struct("<BBBBI")
 HEADER_BYTES = _HEADER.size
 _FORMAT, _IDENTITY, _ZSTD = 1, 0, 1
 ZSTD_LEVEL = 3
+# With the dictionary: 4% fewer bytes than level 3, for 25 us a mail more.
+DICTIONARY_LEVEL = 4
 # Numbers of dictionaries, on the wire; behind _ZSTD, codecs.
 NO_DICTIONARY, MAIL_DICTIONARY = 0, 1
 # Of larger bodies it saves less than 2 in 100.
@@ -38,11 +40,11 @@ class _Compressors(threading.local):
         text = zstandard.ZstdCompressionDict(
             mail_dictionary(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
         )
-        text.precompute_compress(level=ZSTD_LEVEL)
+        text.precompute_compress(level=DICTIONARY_LEVEL)
         # By the number of the dictionary.
         self.compress = (
             zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress,
-            zstandard.ZstdCompressor(level=ZSTD_LEVEL, dict_data=text).compress,
+            zstandard.ZstdCompressor(level=DICTIONARY_LEVEL, dict_data=text).compress,
         )
         self.decompress = (
             zstandard.ZstdDecompressor().decompress,
