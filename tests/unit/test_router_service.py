@@ -130,7 +130,7 @@ async def test_the_deadline_is_passed_on() -> None:
         await call(channel, request)
         first, second = cluster.nodes[1].deadlines_s
         assert 0.4 < first < 0.85
-        assert 1.0 < second < 1.6  # gRPC rounds up
+        assert 0.6 < second < 1.6  # of the 1 s of a try; gRPC rounds up, and the way takes time
 
 
 async def test_streams_pass_through() -> None:
