@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ MAIL_USER = "mail"
 # Connections. Not swept here.
 SENDERS, READERS = 16, 8
 LINE_BYTES_MAX = 1024 * 1024
+IDLE_S_MAX = 60.0
 SUMMARY = "(UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE)"
 CONFIG = """\
 base_dir = {folder}/run
@@ -124,6 +126,7 @@ class Lmtp:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.used_s = time.monotonic()
 
     @classmethod
     async def open(cls, port: int) -> Lmtp:
@@ -135,6 +138,7 @@ class Lmtp:
 
     async def send(self, raw: bytes, to: Sequence[str]) -> None:
         """Raises ValueError unless each recipient has it."""
+        self.used_s = time.monotonic()
         lines = [b"MAIL FROM:<compare@example.org>"]
         lines += [b"RCPT TO:<%s@example.org>" % each.encode() for each in to]
         self._writer.write(b"\r\n".join([*lines, b"DATA", b""]))
@@ -162,6 +166,7 @@ class Imap:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.used_s = time.monotonic()
         self.uids: list[int] = []
 
     @classmethod
@@ -177,6 +182,7 @@ class Imap:
 
     async def ask(self, command: str) -> tuple[list[bytes], list[bytes]]:
         """Untagged lines, and the literals in them. Raises ValueError unless it says OK."""
+        self.used_s = time.monotonic()
         self._writer.write(f"a {command}\r\n".encode())
         lines: list[bytes] = []
         literals: list[bytes] = []
@@ -195,6 +201,11 @@ class Imap:
         self._writer.close()
 
 
+def _idle(connection: Lmtp | Imap) -> bool:
+    """Whether Dovecot may have ended it by now: it does so after five minutes."""
+    return time.monotonic() > connection.used_s + IDLE_S_MAX
+
+
 class DovecotClient:
     """LMTP connections to deliver, IMAP connections to read; opened when first needed."""
 
@@ -210,11 +221,13 @@ class DovecotClient:
             "keywords": Work(READERS, self._flag),
         }
         self._mails = mails.Mails(mails.load(), MAILBOXES)
+        self._address: Address = {}
         self._senders: list[Lmtp] = []
         self._readers: list[Imap] = []
         self._large_readers: list[Imap] = []
 
     async def open(self, address: Address, large_mailbox: int) -> None:
+        self._address = address
         self._senders = [await Lmtp.open(address["lmtp"]) for _ in range(SENDERS)]
         await work.run_units(self.works["deliver128"], self._mails.count, self.errors)
         port = address["imap"]
@@ -230,37 +243,49 @@ class DovecotClient:
         for reader in (*self._readers, *self._large_readers):
             reader.close()
 
+    async def _sender(self, task: int) -> Lmtp:
+        if _idle(self._senders[task]):
+            self._senders[task].close()
+            self._senders[task] = await Lmtp.open(self._address["lmtp"])
+        return self._senders[task]
+
+    async def _reader(self, readers: list[Imap], task: int, user: str) -> Imap:
+        if _idle(readers[task]):
+            readers[task].close()
+            readers[task] = await Imap.open(self._address["imap"], user)
+        return readers[task]
+
     async def _deliver(self, task: int) -> int:
         _, mailbox, raw = self._mails.next()
-        await self._senders[task].send(raw, [f"box-{mailbox:03d}"])
+        await (await self._sender(task)).send(raw, [f"box-{mailbox:03d}"])
         return 1
 
     async def _deliver_large(self, task: int) -> int:
         _, _, raw = self._mails.next()
-        await self._senders[task].send(raw, [LARGE])
+        await (await self._sender(task)).send(raw, [LARGE])
         return 1
 
     async def _fan_out(self, task: int) -> int:
         _, mailbox, raw = self._mails.next()
         to = [f"box-{(mailbox + number) % MAILBOXES:03d}" for number in range(FAN_OUT)]
-        await self._senders[task].send(raw, to)
+        await (await self._sender(task)).send(raw, to)
         return len(to)
 
     async def _get(self, task: int) -> int:
-        reader = self._readers[task]
+        reader = await self._reader(self._readers, task, f"box-{task:03d}")
         _, [body] = await reader.ask(f"UID FETCH {random.choice(reader.uids)} (BODY.PEEK[])")
         assert len(body) >= mails.LEAST_BYTES
         return 1
 
     async def _page(self, task: int) -> int:
-        reader = self._large_readers[task]
+        reader = await self._reader(self._large_readers, task, LARGE)
         first = random.randrange(1, len(reader.uids) - PAGE)
         lines, _ = await reader.ask(f"FETCH {first}:{first + PAGE - 1} {SUMMARY}")
         assert len(lines) >= PAGE
         return 1
 
     async def _flag(self, task: int) -> int:
-        reader = self._readers[task]
+        reader = await self._reader(self._readers, task, f"box-{task:03d}")
         uid, sign = random.choice(reader.uids), random.choice("+-")
         await reader.ask(f"UID STORE {uid} {sign}FLAGS.SILENT (\\Flagged)")
         return 1

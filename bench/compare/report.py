@@ -145,7 +145,8 @@ def costs_table(slices: Mapping[str, Mapping[str, Sequence[Slice]]]) -> str:
     lines = [f"| {' | '.join(columns)} |", f"|---|---|{'--:|' * (len(columns) - 2)}"]
     for name, found in slices.items():
         for peer, each in found.items():
-            lines.append(f"| {name} | {NAMES[peer]} | {' | '.join(_costs(each))} |")
+            if each:  # its client may have failed in the first
+                lines.append(f"| {name} | {NAMES[peer]} | {' | '.join(_costs(each))} |")
     return "\n".join(lines) + "\n"
 
 

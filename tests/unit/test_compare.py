@@ -131,6 +131,13 @@ def test_costs_are_of_units() -> None:
     assert Slice(a_slice().done, 1.0, None).written_per_unit is None
 
 
+def test_a_peer_that_failed_at_once_leaves_the_others_told() -> None:
+    """Its line is left out: half an hour of other figures is worth having."""
+    table = report.costs_table({"fanout": {OURS: [a_slice()], "dovecot": []}})
+    assert "mailraft" in table
+    assert "Dovecot" not in table
+
+
 async def test_every_unit_counts_once() -> None:
     """Many tasks that end at the same time lose nothing of each other's count."""
     calls = 0
