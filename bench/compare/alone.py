@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from bench import failover
@@ -37,23 +37,16 @@ SMALL_PER_APPEND = 250
 STORED = ("*.sst", "*.blob")
 
 
-async def device(
-    servers: Sequence[Server], workers: Mapping[str, Worker], folder: Path, scale: Scale
-) -> Found:
-    """Bulk deliveries, then wait until nothing is written any more."""
-    found: dict[str, list[float]] = {}
-    mail_bytes = mails.mean_bytes()
+async def device(server: Server, worker: Worker, folder: Path, scale: Scale) -> list[float]:
+    """Bytes written by a byte of mail: bulk deliveries, then wait until nothing is written."""
+    found: list[float] = []
     for _ in range(scale.device_rounds):
-        for server in servers:
-            if "bulk" not in workers[server.name].works:
-                continue
-            before = await _at_rest(server, folder)
-            units = await workers[server.name].run_units("bulk", scale.device_mails)
-            after = await _at_rest(server, folder)
-            if before is not None and after is not None:
-                samples = found.setdefault(server.name, [])
-                samples.append((after - before) / (units * mail_bytes))
-    return {"device": found}
+        before = await _at_rest(server, folder)
+        units = await worker.run_units("bulk", scale.device_mails)
+        after = await _at_rest(server, folder)
+        if before is not None and after is not None:
+            found.append((after - before) / (units * mails.mean_bytes()))
+    return found
 
 
 async def _at_rest(server: Server, folder: Path) -> int | None:

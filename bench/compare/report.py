@@ -250,15 +250,15 @@ own), the same bytes given to each client, each client one process with one conn
   warm here. A page is FETCH of UID, FLAGS, INTERNALDATE, RFC822.SIZE and ENVELOPE.
 - **mailraft**: three shards, as many as nodes, so that each leads one. It parses each mail as it
   comes in, keeps counters, MODSEQ, change feed, quota and request ids; its client compresses bodies
-  with zstandard, level 1, which costs the client and saves the servers. `deliver()` calls travel
-  together by themselves; where that is compared with calls that do not, the row below has the
-  peers' calls coalesced in the same way. Pages have envelopes, at SESSION; gets are LINEARIZABLE
-  and verify the mail's SHA-256. The large mailbox has {large:,} messages.
+  with zstandard and its dictionary for mail, which costs the client and saves the servers.
+  `deliver()` calls travel together by themselves; where that is compared with calls that do not,
+  the row below has the peers' calls coalesced in the same way. Pages have envelopes, at SESSION;
+  gets are LINEARIZABLE and verify the mail's SHA-256. The large mailbox has {large:,} messages.
 - **failover**: {failovers} kills, by turns. mailraft's client knows nothing of the kill; etcd's
   client tries the two members that are left, every 100 ms.
 - **size, restart**: a cluster of its own with {mail_mb:,.0f} MB of mail, then small messages up to
   {messages:,} in all. A restart ends when the node says that it is ready and every replica of it
   has served a linearizable read.
 - **written to the device**: {device_mails:,} mails, then a checkpoint (PostgreSQL) and until the
-  device is at rest, each by turns.
+  device is at rest; each system with nothing stored before, while no other is up.
 """

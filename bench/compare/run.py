@@ -57,13 +57,14 @@ class Run:
         """All rows. One that fails is told, and the others go on."""
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            # While little is stored: with what the slices leave etcd takes half a minute to start
-            # again, and PostgreSQL writes its checkpoints for minutes.
-            await self._alone("failover", "device")
+            # While little is stored: behind gigabytes etcd takes half a minute to start again.
+            await self._alone("failover")
             works = dict.fromkeys(row.work for row in self._rows.values() if row.work)
             for name in works:
                 await self._part(name, partial(self._slices, name))
             await self._alone("router", "tls")
+        if "device" in self._rows:
+            await self._part("device", self._device)
         if {"size", "restart"} & self._rows.keys():
             folder = make_folder(self._folder / "stored")
             await self._part("stored", lambda: alone.stored(folder, self._scale))
@@ -136,13 +137,28 @@ class Run:
         scale, folder, workers = self._scale, self._folder, self._workers
         measures: dict[str, Callable[[], Awaitable[Found]]] = {
             "failover": lambda: alone.failovers(ours, etcd, scale),
-            "device": lambda: alone.device(list(self._servers.values()), workers, folder, scale),
             "router": lambda: alone.router(ours, scale),
             "tls": lambda: alone.tls(workers[OURS], folder, scale),
         }
         for name in parts:
             if any(row.startswith(name) for row in self._rows):  # tls: of tls1 and tls128
                 await self._part(name, measures[name])
+
+    async def _device(self) -> Found:
+        """Each peer with no other up and nothing stored: what is written is its own."""
+        found: dict[str, list[float]] = {}
+        for name, known in self._servers.items():
+            if "bulk" not in self._workers[name].works:
+                continue
+            server, worker = type(known)(), Worker(name)
+            try:
+                await server.start(make_folder(self._folder / f"{name}-alone"))
+                await worker.start(server.address, 0)
+                found[name] = await alone.device(server, worker, self._folder, self._scale)
+            finally:
+                await worker.stop()
+                await server.stop()
+        return {"device": found}
 
 
 def _version(command: Sequence[str]) -> str:
