@@ -193,6 +193,7 @@ class Admin:
             command = meta_pb2.MetaCommand(enable_level=enable, if_epoch=seen.map.epoch)
             with contextlib.suppress(errors.EpochMismatchError):
                 await self._decide(request, command, call)
+                await self._look(call)  # so that a status asked from now on shows it
                 break
         else:
             raise errors.NoLeaderError("the map changes all the time: ask again")
