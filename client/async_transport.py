@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, cast
 
-from mailraft.client.content import Upload, dictionary_of
+from mailraft.client.content import Upload
 from mailraft.client.settings import CLOSED, Settings
 from mailraft.client.targets import stand_in_map
 from mailraft.router.dispatch import Dispatcher
@@ -42,10 +42,10 @@ class AsyncTransport:
 
     @property
     def dictionary(self) -> int:
-        """What all servers can open; none before the first call."""
+        """What all servers can open; none before the first call, or if they are targets only."""
         if self._dispatcher is None:
             return bodies.NO_DICTIONARY
-        return dictionary_of(self._dispatcher.table.topology.map)
+        return bodies.dictionary_at(self._dispatcher.table.topology.map.feature_level)
 
     async def unary(self, request: Any, deadline_s: float) -> Any:
         """The reply to a request, after as many tries as it takes and the deadline allows."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from mailraft.client.content import dictionary_of
 from mailraft.client.settings import CLOSED, Settings
 from mailraft.client.targets import stand_in_map
 from mailraft.router import places
@@ -62,7 +61,7 @@ class BlockingNodes:
         """What all servers can open; none before the first call."""
         if self._table is None:
             return bodies.NO_DICTIONARY
-        return dictionary_of(self._table.topology.map)
+        return bodies.dictionary_at(self._table.topology.map.feature_level)
 
     def shard_of(self, account_id: str) -> int:
         """The shard of an account; CLUSTER if the targets find it."""

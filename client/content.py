@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 import google_crc32c
 
 from mailraft.client.failures import IntegrityError
-from mailraft.v1 import blob_pb2, cluster_pb2, common_pb2, delivery_pb2, error_pb2
-from mailraft.wire import bodies, errors, feature_levels, limits
+from mailraft.v1 import blob_pb2, common_pb2, delivery_pb2, error_pb2
+from mailraft.wire import bodies, errors, limits
 
 
 class Packing(NamedTuple):
@@ -19,12 +19,6 @@ class Packing(NamedTuple):
 
     compress: bool
     dictionary: int = bodies.NO_DICTIONARY
-
-
-def dictionary_of(cluster_map: cluster_pb2.ClusterMap) -> int:
-    """What servers of a cluster with such a map can all open; nothing is known of targets."""
-    enabled = cluster_map.feature_level >= feature_levels.MAIL_DICTIONARY
-    return bodies.MAIL_DICTIONARY if enabled else bodies.NO_DICTIONARY
 
 
 def encode(raw: bytes, packing: Packing) -> delivery_pb2.Content:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.shard import Replica
 from mailraft.v1 import delivery_pb2
-from mailraft.wire import tokens
+from mailraft.wire import bodies, tokens
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
-from .content import Budget, dictionary_of, given_or_derived, prepare
+from .content import Budget, given_or_derived, prepare
 
 ITEMS_MAX = 256
 
@@ -87,7 +87,7 @@ class Append:
                     given,
                     budget,
                     f"{field}.content",
-                    dictionary_of(self._shards.cluster),
+                    bodies.dictionary_at(self._shards.cluster.feature_level),
                 )
                 item.body.CopyFrom(content.new_body(len(packed)))
                 item.derived = content.derived

@@ -13,10 +13,9 @@ import hashlib
 from typing import NamedTuple
 
 from mailraft.internal.v1 import command_pb2
-from mailraft.node.interfaces import ClusterView
 from mailraft.node.mailstore import threads
 from mailraft.v1 import delivery_pb2, error_pb2, message_pb2
-from mailraft.wire import bodies, errors, feature_levels, limits
+from mailraft.wire import bodies, errors, limits
 
 from . import validate
 from .derive import DERIVED_MAX_BYTES, PARSER_VERSION, derive
@@ -66,7 +65,7 @@ async def prepare(
     field: str,
     dictionary: int,
 ) -> Prepared:
-    """dictionary: what all replicas have (dictionary_of). Raises BAD_FIELD, MESSAGE_TOO_LARGE,
+    """dictionary: what all replicas have (dictionary_at). Raises BAD_FIELD, MESSAGE_TOO_LARGE,
     CONTENT_MISMATCH; OVERLOADED: the budget is spent.
     """
     size_bytes = _declared_bytes(content, field)
@@ -75,12 +74,6 @@ async def prepare(
     if size_bytes <= INLINE_MAX_BYTES:
         return _prepare(content, derived, dictionary)
     return await asyncio.to_thread(_prepare, content, derived, dictionary)
-
-
-def dictionary_of(cluster: ClusterView) -> int:
-    """What bodies may be stored with: only what every node of the cluster can open."""
-    enabled = cluster.feature_level >= feature_levels.MAIL_DICTIONARY
-    return bodies.MAIL_DICTIONARY if enabled else bodies.NO_DICTIONARY
 
 
 def given_or_derived(given: message_pb2.Derived | None, raw: bytes) -> bytes:

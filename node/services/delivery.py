@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.shard import Replica
 from mailraft.v1 import common_pb2, delivery_pb2
-from mailraft.wire import errors, limits, observed, tokens, tracing
+from mailraft.wire import bodies, errors, limits, observed, tokens, tracing
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Accepted, Call, Shards, to_error
-from .content import Budget, Prepared, dictionary_of, given_or_derived, prepare
+from .content import Budget, Prepared, given_or_derived, prepare
 
 _WHAT = "DeliverMessages"
 
@@ -60,7 +60,7 @@ class Delivery:
         _check_form(request)
         options = request.write_options
         response = delivery_pb2.DeliverMessagesResponse()
-        budget, dictionary = Budget(), dictionary_of(self._shards.cluster)
+        budget, dictionary = Budget(), bodies.dictionary_at(self._shards.cluster.feature_level)
         proposals: list[_Proposal] = []
         by_blob: list[_ByBlob] = []
         for delivery in request.deliveries[:]:

@@ -21,7 +21,6 @@ from mailraft.wire import bodies, errors, limits, tokens
 
 from . import blob_source, convert, levels, mutations, validate, write_levels
 from .base import Call, Shards
-from .content import dictionary_of
 
 UPLOADS_AT_ONCE_MAX = 16  # of a node
 RETRY_AFTER_MS = 1_000
@@ -139,8 +138,9 @@ class _Upload:
         raw = b"".join(self._chunks)
         self._chunks.clear()
         self._hash.update(raw)
-        dictionary = bodies.suited(dictionary_of(self._shards.cluster), len(raw))
-        return bodies.pack(raw, dictionary), hashlib.sha256(raw).digest()
+        known = bodies.dictionary_at(self._shards.cluster.feature_level)
+        packed = bodies.pack(raw, bodies.suited(known, len(raw)))
+        return packed, hashlib.sha256(raw).digest()
 
     async def _propose(
         self, command: command_pb2.Command, *packed: bytes

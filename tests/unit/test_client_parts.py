@@ -8,9 +8,9 @@ import google_crc32c
 import pytest
 
 from mailraft.client import IntegrityError, Session, calls
-from mailraft.client.content import Download, Packing, decode, dictionary_of, encode
+from mailraft.client.content import Download, Packing, decode, encode
 from mailraft.client.ids import RequestIds
-from mailraft.v1 import blob_pb2, cluster_pb2, common_pb2
+from mailraft.v1 import blob_pb2, common_pb2
 from mailraft.wire import bodies, tokens
 
 
@@ -121,16 +121,16 @@ def test_contents_are_verified() -> None:
 def test_the_dictionary_is_used_once_every_server_has_it() -> None:
     """By the feature level of the map; frames say what they were made with, and it is checked."""
     raw = b"Content-Type: text/plain; charset=us-ascii\r\nMIME-Version: 1.0\r\n\r\n"
-    before, after = cluster_pb2.ClusterMap(feature_level=1), cluster_pb2.ClusterMap(feature_level=2)
-    plain = encode(raw, Packing(True, dictionary_of(before)))
-    small = encode(raw, Packing(True, dictionary_of(after)))
+    before, after = bodies.dictionary_at(1), bodies.dictionary_at(2)
+    assert bodies.dictionary_at(0) == before
+    plain, small = encode(raw, Packing(True, before)), encode(raw, Packing(True, after))
     assert (plain.zstd.dictionary, small.zstd.dictionary) == (0, bodies.MAIL_DICTIONARY)
     assert 2 * len(small.zstd.data) < len(plain.zstd.data or raw)
     assert decode(small) == decode(plain) == raw
     small.zstd.dictionary += 1  # of a newer version
     with pytest.raises(IntegrityError, match="dictionary 2"):
         decode(small)
-    assert not encode(raw + b"x" * 100_000, Packing(True, dictionary_of(after))).zstd.dictionary
+    assert not encode(raw + b"x" * 100_000, Packing(True, after)).zstd.dictionary
 
 
 def chunk(data: bytes, crc32c: int | None = None) -> blob_pb2.DownloadBlobResponse:

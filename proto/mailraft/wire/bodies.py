@@ -21,6 +21,8 @@ from pathlib import Path
 import google_crc32c
 import zstandard
 
+from . import feature_levels
+
 _HEADER = struct.Struct("<BBBBI")
 HEADER_BYTES = _HEADER.size
 _FORMAT, _IDENTITY, _ZSTD = 1, 0, 1
@@ -64,6 +66,11 @@ _zstd = _Compressors()
 
 class BodyCorruptError(Exception):
     """The stored bytes are not what was written."""
+
+
+def dictionary_at(feature_level: int) -> int:
+    """What every server of a cluster can open. 0: the level is not known."""
+    return MAIL_DICTIONARY if feature_level >= feature_levels.MAIL_DICTIONARY else NO_DICTIONARY
 
 
 def suited(known: int, size_bytes: int) -> int:
