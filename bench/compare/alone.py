@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench import failover
@@ -35,6 +36,19 @@ FILL_S_MAX = 420.0
 SMALL_BYTES = 200
 SMALL_PER_APPEND = 250
 STORED = ("*.sst", "*.blob")
+
+
+@asynccontextmanager
+async def running(server: Server, folder: Path) -> AsyncIterator[Worker]:
+    """A server beside or instead of those of the slices, and its client; nothing large is there."""
+    worker = Worker(server.name)
+    try:
+        await server.start(make_folder(folder))
+        await worker.start(server.address, 0)
+        yield worker
+    finally:
+        await worker.stop()
+        await server.stop()
 
 
 async def device(server: Server, worker: Worker, folder: Path, scale: Scale) -> list[float]:
@@ -78,20 +92,15 @@ async def router(server: MailraftServer, scale: Scale) -> Found:
 
 async def tls(plain: Worker, folder: Path, scale: Scale) -> Found:
     """A cluster with TLS beside the one without, by turns."""
-    server, worker = MailraftServer("mailraft-tls", tls=True), Worker("mailraft-tls")
+    server = MailraftServer("mailraft-tls", tls=True)
     found: Found = {"tls128": {OURS: [], "plain": []}, "tls1": {OURS: [], "plain": []}}
-    try:
-        await server.start(make_folder(folder / server.name))
-        await worker.start(server.address, 0)
+    async with running(server, folder / server.name) as worker:
         for _ in range(scale.rounds):
             for name, each in ((OURS, worker), ("plain", plain)):
                 done = await each.run("deliver128", scale.slice_s)
                 found["tls128"][name].append(done.units / done.took_s)
                 done = await each.run("single", scale.slice_s)
                 found["tls1"][name].append(done.p50_ms)
-    finally:
-        await worker.stop()
-        await server.stop()
     return found
 
 

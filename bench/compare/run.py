@@ -150,14 +150,9 @@ class Run:
         for name, known in self._servers.items():
             if "bulk" not in self._workers[name].works:
                 continue
-            server, worker = type(known)(), Worker(name)
-            try:
-                await server.start(make_folder(self._folder / f"{name}-alone"))
-                await worker.start(server.address, 0)
+            server = type(known)()
+            async with alone.running(server, self._folder / f"{name}-alone") as worker:
                 found[name] = await alone.device(server, worker, self._folder, self._scale)
-            finally:
-                await worker.stop()
-                await server.stop()
         return {"device": found}
 
 

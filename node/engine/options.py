@@ -103,12 +103,16 @@ def _family(
     return family
 
 
-def _log(cache: Cache, options: StoreOptions) -> Options:
-    """Written once, read back within seconds or by a slow follower, by position: no filter."""
-    family = _family(cache, options.memtable_bytes // 4, bloom_bits=0)
+def _zstd(family: Options) -> Options:
+    """From the first table on: what no compaction has taken yet is a tenth of a young store."""
     family.set_compression_type(DBCompressionType.zstd())
     family.set_compression_options(_WINDOW_BITS, _QUICK, 0, 0)
     return family
+
+
+def _log(cache: Cache, options: StoreOptions) -> Options:
+    """Written once, read back within seconds or by a slow follower, by position: no filter."""
+    return _zstd(_family(cache, options.memtable_bytes // 4, bloom_bits=0))
 
 
 def _body(cache: Cache, options: StoreOptions) -> Options:
@@ -131,9 +135,7 @@ def _state(cache: Cache, options: StoreOptions) -> Options:
     dictionary for them, trained on samples of its own rows. That takes 390 bytes a message, where
     LZ4 takes 560, and zstd 440 in blocks four times as large.
     """
-    family = _family(cache, options.memtable_bytes // 4, block_bytes=4 * KIB)
-    family.set_compression_type(DBCompressionType.zstd())
-    family.set_compression_options(_WINDOW_BITS, _QUICK, 0, 0)
+    family = _zstd(_family(cache, options.memtable_bytes // 4, block_bytes=4 * KIB))
     family.set_bottommost_compression_options(
         _WINDOW_BITS, _USUAL, 0, _STATE_DICTIONARY_BYTES, True
     )
