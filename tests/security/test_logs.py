@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from mailraft.client import AsyncClient
-from mailraft.cluster import logs
+from mailraft.cluster import logs, ports
 from mailraft.cluster.levels import LogLevel
 from mailraft.node.services.blobs import Blobs
 from mailraft.router import service
@@ -67,8 +66,7 @@ async def test_logs_tell_nothing_of_mail(
     for number in (1, 2, 3):
         await nodes.start(number)
     await until(lambda: nodes.leader != 0)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        address = f"127.0.0.1:{found.getsockname()[1]}"
+    address = f"{ports.LOOPBACK}:{ports.choose(1)[0]}"
     router = await service.serve(
         nodes.map, Insecure(), address, registry=CollectorRegistry(), slow_call_ms=1
     )

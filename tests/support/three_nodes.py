@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from mailraft.client import AsyncClient
-from mailraft.cluster import mapfile
+from mailraft.cluster import mapfile, ports
 from mailraft.cluster.maps import ClusterMaps
 from mailraft.node.consensus.settings import Settings
 from mailraft.node.engine.store import Store
@@ -35,9 +34,9 @@ class Nodes:
         self._slow_call_ms = slow_call_ms
         nodes = [
             cluster_pb2.Node(
-                id=number, name=f"n{number}", address=f"127.0.0.1:{_free_port()}", weight_milli=1000
+                id=number, name=f"n{number}", address=f"{ports.LOOPBACK}:{port}", weight_milli=1000
             )
-            for number in (1, 2, 3)
+            for number, port in enumerate(ports.choose(3), 1)
         ]
         self.map = mapfile.make(nodes, 1)
         self.map.ClearField("meta")  # a file that does not change
@@ -103,11 +102,6 @@ class Nodes:
     def client(self) -> AsyncClient:
         """Of the running nodes."""
         return AsyncClient(self.map.nodes[next(iter(self.running)) - 1].address, insecure=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool], within_s: float = CAUGHT_UP_S) -> None:
