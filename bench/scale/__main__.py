@@ -66,10 +66,10 @@ def mailboxes(data: Data) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--resume", action="store_true", help="only what docs/scale.json has not")
     arguments = parser.parse_args()
-    parts = arguments.parts or PARTS
+    parts = arguments.only
     began_s = time.monotonic()
     data = Data.load(DATA) if arguments.resume or "clusters" not in parts else Data.here()
     if "mailboxes" in parts and not (arguments.resume and data.mailbox):
