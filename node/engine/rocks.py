@@ -37,6 +37,7 @@ from mailraft.node.engine.errors import (
     StoreClosedError,
     StoreLockedError,
 )
+from mailraft.node.engine.folder import check_manifest
 from mailraft.node.engine.options import StoreOptions, database_options, family_options
 
 INCOMING_FOLDER = "incoming"  # tables of a snapshot that is being received
@@ -110,6 +111,7 @@ class RocksBackend:
         self._incoming = path.with_name(INCOMING_FOLDER)
         self._tables = 0
         self._options = family_options(options)
+        check_manifest(path)
         try:
             db = Rdict(str(path), database_options(options), self._options)
             self._families = {name: db.get_column_family(name) for name in keys.COLUMN_FAMILIES}

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import google_crc32c
 import xxhash
 
+from mailraft.node.engine import log_blocks
 from mailraft.node.engine.store import DATABASE_FOLDER, WATERMARK_FILE
 from mailraft.node.engine.watermark import is_whole
 
@@ -29,14 +28,10 @@ CHUNK_BYTES: Final = 1 << 20
 # its sequence number in place) and its end is there.
 SETTLED_S: Final = 5.0
 
-# Formats of RocksDB: block_based_table (footer), blob_log_format (footer), log_format (records).
+# Formats of RocksDB: block_based_table (footer), blob_log_format (footer).
 _TABLE_MAGIC: Final = (0x88E241B785F4CFF7).to_bytes(8, "little")
 _BLOB_MAGIC: Final = (2395959).to_bytes(4, "little")
 _BLOB_FOOTER_BYTES: Final = 32
-LOG_BLOCK_BYTES: Final = 32 * 1024
-_RECORD = struct.Struct("<IHB")
-_RECYCLABLE: Final = frozenset((5, 6, 7, 8, 11))  # with the number of their log behind the header
-_CRC_MASK: Final = 0xA282EAD8
 _CURRENT = re.compile(rb"MANIFEST-\d{6,}\n")
 # Nothing reads these: RocksDB writes them, each start a new OPTIONS.
 UNREAD: Final = ("OPTIONS-", "IDENTITY", "rocksdict-config.json")
@@ -114,9 +109,9 @@ class FileLook:
         at, end = 0, os.fstat(file).st_size
         open_ended = not self._is_settled(file) or not self._is_newest()
         while data := os.pread(file, CHUNK_BYTES, at):
-            for begin in range(0, len(data), LOG_BLOCK_BYTES):
-                last = open_ended and at + begin + LOG_BLOCK_BYTES >= end
-                if not _is_whole_block(data[begin : begin + LOG_BLOCK_BYTES], last=last):
+            for begin in range(0, len(data), log_blocks.BLOCK_BYTES):
+                last = open_ended and at + begin + log_blocks.BLOCK_BYTES >= end
+                if not log_blocks.is_whole(data[begin : begin + log_blocks.BLOCK_BYTES], last=last):
                     self.wrong = f"a record of it is damaged, in the block at {at + begin}"
                     return
             at += len(data)
@@ -147,20 +142,3 @@ def _ended(name: str, file: int, size_bytes: int) -> bool:
         at = max(0, size_bytes - _BLOB_FOOTER_BYTES)
         return os.pread(file, len(_BLOB_MAGIC), at) == _BLOB_MAGIC
     return True
-
-
-def _is_whole_block(block: bytes, *, last: bool) -> bool:
-    """A block of a log: records do not reach over its end. last: what is missing comes later."""
-    at = 0
-    while len(block) - at >= _RECORD.size:
-        checksum, length, kind = _RECORD.unpack_from(block, at)
-        if kind == length == 0:
-            return last
-        end = at + _RECORD.size + length + (4 if kind in _RECYCLABLE else 0)
-        if end > len(block):
-            return last
-        found = int(google_crc32c.value(block[at + 6 : end]))
-        if ((found >> 15 | found << 17) + _CRC_MASK) & 0xFFFFFFFF != checksum:
-            return False
-        at = end
-    return last or not any(block[at:])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine_machines import BIRTH, GROUP, REPLICA, append, apply, command
-from mailraft.node.engine.errors import CorruptionError, LostWritesError
+from mailraft.node.engine import log_blocks
+from mailraft.node.engine.errors import CorruptionError, FileDamagedError, LostWritesError
 from mailraft.node.engine.scrub_files import UNREAD, FileLook, Seen, files_of
 from mailraft.node.engine.store import Store
 from mailraft.node.interfaces import Put
@@ -152,6 +153,38 @@ def test_flips_in_what_nothing_reads_harm_nothing(image: Path, tmp_path: Path, n
         assert store.load(GROUP).last_index == 299
         assert store.view(GROUP).get(b"row-299") == b"value"
         store.close()
+
+
+def test_a_start_sees_each_flipped_bit_of_the_manifest(image: Path) -> None:
+    """RocksDB takes a record whose length has changed for the end, and opens without the tables
+    that are told of behind it. In the last record it is the end of one that was being written.
+    """
+    [manifest] = (image / "db").glob("MANIFEST-*")
+    data, at, last = manifest.read_bytes(), 0, 0
+    while at < len(data):
+        last, at = at, at + 7 + int.from_bytes(data[at + 4 : at + 6], "little")
+    assert last > 800
+    for place in range(last * 8):
+        byte, bit = divmod(place, 8)
+        changed = bytearray(data)
+        changed[byte] ^= 1 << bit
+        assert log_blocks.damaged_block(bytes(changed)) == 0, f"byte {byte}, bit {bit}"
+    for cut in range(last, len(data) + 1):
+        assert log_blocks.damaged_block(data[:cut]) is None
+
+
+def test_a_store_whose_manifest_would_end_early_does_not_open(image: Path, tmp_path: Path) -> None:
+    """One bit of the length of a record."""
+    copy = Path(shutil.copytree(image, tmp_path / "copy"))
+    [manifest] = (copy / "db").glob("MANIFEST-*")
+    data, at = manifest.read_bytes(), 0
+    for _ in range(9):  # one that adds a table
+        at += 7 + int.from_bytes(data[at + 4 : at + 6], "little")
+    flipped(manifest, at + 5, 3)
+    with pytest.raises(FileDamagedError):
+        Store.open(copy, cluster_id="c1", node=1)
+    flipped(manifest, at + 5, 3)
+    Store.open(copy, cluster_id="c1", node=1).close()
 
 
 @pytest.mark.parametrize("name", ["CURRENT", "MANIFEST-", "000"])
