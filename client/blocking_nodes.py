@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -176,12 +176,15 @@ class BlockingNodes:
 
     def _refresh(self, table: RoutingTable) -> None:
         known = [place.address for place in table.topology.cluster_places]
+        addresses = dict.fromkeys((*known, *self._settings.targets))
         try:
-            self.install(self._fetch_map([*known, *self._settings.targets]))
+            self.install(self._fetch_map(addresses, table.epoch))
         except errors.UnavailableError:
             return  # the old one is all there is
 
-    def _fetch_map(self, addresses: Sequence[str]) -> cluster_pb2.ClusterMap:
+    def _fetch_map(self, addresses: Iterable[str], known_epoch: int = 0) -> cluster_pb2.ClusterMap:
+        """As router.fleet.fetch_map."""
+        newest: cluster_pb2.ClusterMap | None = None
         failed = "no address"
         for address in addresses:
             request = cluster_pb2.GetClusterMapRequest()
@@ -193,5 +196,9 @@ class BlockingNodes:
                 failed = error.message
             else:
                 assert isinstance(reply, cluster_pb2.GetClusterMapResponse)
-                return reply.map
+                if reply.map.epoch > known_epoch:
+                    return reply.map
+                newest = newest or reply.map
+        if newest is not None:
+            return newest
         raise errors.UnavailableError(f"no server answers with the cluster map: {failed}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -26,7 +26,7 @@ from mailraft.router.deliver import RETRIED
 from mailraft.router.goals import delivery_goal, forwarded, goal_of, read_anywhere, upload_goal
 from mailraft.router.methods import METHODS, Method, Route, method_of
 from mailraft.router.table import Place
-from mailraft.v1 import blob_pb2, change_pb2, common_pb2, delivery_pb2
+from mailraft.v1 import blob_pb2, change_pb2, common_pb2, delivery_pb2, error_pb2
 from mailraft.wire import errors, tracing
 
 _DELIVER = METHODS["/mailraft.v1.MessageService/DeliverMessages"]
@@ -134,8 +134,18 @@ class BlockingTransport:
         found: dict[int, delivery_pb2.RecipientResult] = {}
         with tracing.span("deliver", parent=delivery.traceparent):
             delivery.traceparent = tracing.traceparent() or delivery.traceparent
-            for shard, indexes in by_shard.items():
-                found.update(self._deliver(delivery, indexes, shard, write_options, end_s))
+            late: list[tuple[int, list[int]]] = []
+            for place, (shard, indexes) in enumerate(by_shard.items()):
+                # One in trouble may not take the time of those behind it.
+                share_s = (end_s - time.monotonic()) / (len(by_shard) - place)
+                until_s = time.monotonic() + share_s
+                found.update(self._deliver(delivery, indexes, shard, write_options, until_s))
+                if time.monotonic() >= until_s:
+                    late.append((shard, [at for at in indexes if found[at].reason in RETRIED]))
+            for shard, indexes in late:
+                if indexes and time.monotonic() < end_s:
+                    again = self._deliver(delivery, indexes, shard, write_options, end_s)
+                    _learn(found, again)
         results = [found[index] for index in range(len(delivery.recipients))]
         return delivery_pb2.DeliveryResult(recipients=results)
 
@@ -200,18 +210,17 @@ class BlockingTransport:
             request.deliveries[0].recipients.extend(everybody[index] for index in pending)
             reply = self._once(goal, place, _DELIVER, request, timeout_s)
             answers = list(zip(pending, reply.results[0].recipients, strict=True))
-            found.update(answers)
-            failed = {
-                index: _error_of(answer) for index, answer in answers if answer.reason in RETRIED
-            }
+            _learn(found, dict(answers))
+            failed = {index: answer for index, answer in answers if answer.reason in RETRIED}
             pending = list(failed)
-            for index in pending:
-                raise failed[index]
+            # A fate that is not known decides what may be said in the end.
+            for answer in sorted(failed.values(), key=_is_settled):
+                raise _error_of(answer)
 
         try:
             self._run(Attempts(goal, self._nodes.extra), end_s, once)
         except errors.MailraftError as error:
-            found.update((index, _result_of(error)) for index in pending)
+            _learn(found, dict.fromkeys(pending, _result_of(error)))
         return found
 
     def _run(
@@ -222,6 +231,8 @@ class BlockingTransport:
             place = nodes.choose(attempts)
             if place is None:
                 raise attempts.nowhere()
+            if attempts.count and time.monotonic() >= end_s:
+                raise attempts.last(errors.DeadlineExceededError())
             try:
                 result = once(place, attempts.timeout_s(max(0.0, end_s - time.monotonic())))
             except errors.MailraftError as error:
@@ -247,6 +258,21 @@ def _run_without_waiting(work: Coroutine[Any, Any, Result]) -> Result:
     finally:
         work.close()
     raise AssertionError("it waited")
+
+
+def _learn(
+    found: dict[int, delivery_pb2.RecipientResult],
+    answers: Mapping[int, delivery_pb2.RecipientResult],
+) -> None:
+    """Take later answers; that nothing was done at a later try says nothing of an earlier one."""
+    for index, answer in answers.items():
+        before = found.get(index)
+        if before is None or _is_settled(before) or answer.reason not in RETRIED:
+            found[index] = answer
+
+
+def _is_settled(answer: delivery_pb2.RecipientResult) -> bool:
+    return answer.reason != error_pb2.ERROR_REASON_COMMIT_UNKNOWN
 
 
 def _error_of(answer: delivery_pb2.RecipientResult) -> errors.MailraftError:

@@ -289,18 +289,24 @@ class Dispatcher:
 def fitting(
     items: Sequence[batch_pb2.BatchItem], results: Sequence[batch_pb2.BatchResult]
 ) -> list[batch_pb2.BatchResult]:
-    """Results that stay below the reply's limit: reads past it answer REPLY_FULL."""
-    fit: list[batch_pb2.BatchResult] = []
-    size_bytes = 0
-    for item, result in zip(items, results, strict=True):
-        field = item.WhichOneof("request")
-        size_bytes += result.ByteSize() + 8
-        full = size_bytes > limits.RPC_MAX_BYTES
-        if full and field is not None and not batched_method(field).mutation:
-            size_bytes -= result.ByteSize()
-            fit.append(batch_pb2.BatchResult(error=errors.ReplyFullError().to_status()))
-        else:
-            fit.append(result)
+    """Results that stay below the reply's limit. What is past it is left out, from the last on:
+    reads first (REPLY_FULL), then mutations. Those are done: COMMIT_UNKNOWN has them asked again.
+    """
+    fit = list(results)
+    over = sum(result.ByteSize() + 8 for result in results) - limits.RPC_MAX_BYTES
+    for mutations, error in (
+        (False, errors.ReplyFullError()),
+        (True, errors.CommitUnknownError(limits.NO_ROOM)),
+    ):
+        instead = batch_pb2.BatchResult(error=error.to_status())
+        for place in reversed(range(len(fit))):
+            if over <= 0:
+                return fit
+            field, size_bytes = items[place].WhichOneof("request"), fit[place].ByteSize()
+            mutation = field is not None and batched_method(field).mutation
+            if mutation is mutations and size_bytes > instead.ByteSize():
+                over -= size_bytes - instead.ByteSize()
+                fit[place] = instead
     return fit
 
 

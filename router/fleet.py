@@ -109,7 +109,10 @@ class Fleet:
 async def fetch_map(
     pool: Pool, addresses: Sequence[str], *, known_epoch: int = 0
 ) -> cluster_pb2.ClusterMap:
-    """The cluster map of the first server that answers, node or router. Or UnavailableError."""
+    """The cluster map of the first server, node or router, that has a newer one than is known; of
+    one that has not, if none has: it may be cut off from the others. Or UnavailableError.
+    """
+    newest: cluster_pb2.ClusterMap | None = None
     failed: errors.MailraftError = errors.UnavailableError("no address to ask for the cluster map")
     request = cluster_pb2.GetClusterMapRequest(known_epoch=known_epoch)
     for address in addresses[:FETCH_NODES_MAX]:
@@ -119,5 +122,9 @@ async def fetch_map(
             failed = error
             continue
         assert isinstance(response, cluster_pb2.GetClusterMapResponse)
-        return response.map
+        if response.map.epoch > known_epoch:
+            return response.map
+        newest = newest or response.map
+    if newest is not None:
+        return newest
     raise errors.UnavailableError(f"no server answers with the cluster map: {failed.message}")

@@ -20,6 +20,9 @@ SHARDS_PER_PAGE_MAX = 64
 PARTIAL_SHARD_S = 1.0
 PARTIAL_RESERVE_S = 0.2
 
+# With as much of it a page stops, too: what one more shard answers at most has to fit the reply.
+PAGE_BYTES = 512 * 1024
+
 _LIST = METHODS["/mailraft.v1.AccountService/ListAccounts"]
 Ask = Callable[[Method, Message, float], Awaitable[Message]]
 
@@ -47,7 +50,8 @@ async def list_accounts(
     asked = 0
     for shard in [shard for shard in shards if shard >= at]:
         late = request.return_partial_success and now() > deadline_s - PARTIAL_RESERVE_S
-        if room <= 0 or asked >= SHARDS_PER_PAGE_MAX or (late and asked):
+        full = room <= 0 or page.ByteSize() >= PAGE_BYTES
+        if full or asked >= SHARDS_PER_PAGE_MAX or (late and asked):
             page.next_page_token = _token(shard, inner, binding)
             return page
         asked += 1

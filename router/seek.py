@@ -32,7 +32,13 @@ _GET_MAP = METHODS["/mailraft.v1.ClusterService/GetClusterMap"]
 
 
 def rivals(table: RoutingTable, shard: int, silent: str) -> list[str]:
-    """The addresses that know whether another leads in place of a silent one: its fellow voters."""
+    """The addresses that know whether another leads in place of a silent one: its fellow voters.
+
+    None for a map that stands in for routers: they pass calls on, and what they know of the cluster
+    is not for who shall go through them.
+    """
+    if not table.epoch:
+        return []
     places = table.topology.places(shard)
     return [each.address for each in places if each.voter and each.address != silent]
 

@@ -93,10 +93,12 @@ class Tries:
         self._fleet.stale_routes += 1
         detail = error.detail
         told = detail.epoch if isinstance(detail, error_pb2.StaleRoute) else 0
-        if told == 0 or told > self._fleet.table.epoch:
+        known = self._fleet.table.epoch
+        if told == 0 or told > known:
             try:
                 async with asyncio.timeout(max(0.0, self._remaining_s())):
                     await self._fleet.refresh()
             except TimeoutError:
                 return
-            self._attempts.tried.clear()
+            if self._fleet.table.epoch > known:
+                self._attempts.tried.clear()

@@ -24,7 +24,7 @@ from mailraft.wire import errors
 
 MOVES_TOLD_MAX = 1_000
 FINALIZE_TRIES = 3
-HAND_OVER_DEADLINE_S = 5.0
+HAND_OVER_DEADLINE_S = 2.5  # less than a try of an operator takes: it is not asked for twice
 
 
 class Admin:

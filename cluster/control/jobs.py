@@ -101,6 +101,8 @@ class Jobs:
     ) -> AsyncIterator[job_pb2.WatchJobResponse]:
         job = await self._job(request.job_id, call)
         told, said_s = request.known_version, self._now_s()
+        if job.version <= told:
+            yield job_pb2.WatchJobResponse()  # it was heard: news may be long in coming
         while True:
             if job.version > told:
                 told, said_s = job.version, self._now_s()

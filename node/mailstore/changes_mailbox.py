@@ -56,8 +56,9 @@ def mailbox_changes(
     prefix = prefix_of(account_id)
     from_nothing = not since or bool(since & FROM_NOTHING)
     since &= ~FROM_NOTHING
-    trimmed = queries.account(view, account_id).trimmed_modseq
-    if not from_nothing and since < trimmed:
+    # Whoever knows its last change misses nothing, however long ago that was.
+    gap_below = min(queries.account(view, account_id).trimmed_modseq, record.highest_modseq)
+    if not from_nothing and since < gap_below:
         raise state_too_old("vanished UIDs of that time are no longer held")
     page = MailboxChanges(record, modseq=max(since, record.highest_modseq))
     size_bytes = told = 0

@@ -67,7 +67,7 @@ def changes_since(
     if stored is None:
         return found, 0
     account = record_pb2.AccountRecord.FromString(stored)
-    begin = max(after_modseq + 1, _first_since(view, prefix, since_ms))
+    begin = after_modseq + 1 if after_modseq else _first_since(view, prefix, account, since_ms)
     following = 0
     end = keys.change(prefix, account.modseq + 1)
     for key, value in islice(view.scan(keys.change(prefix, begin), end), ROWS_MAX):
@@ -83,15 +83,23 @@ def changes_since(
     return found, following
 
 
-def _first_since(view: View, prefix: bytes, since_ms: int) -> int:
-    """The first MODSEQ whose change is not older than a time."""
-    start = keys.change(prefix)
-    first = 1 << 62
-    for key, value in view.scan(start, keys.after(start[:-8]), reverse=True):
-        if record_pb2.ChangeRecord.FromString(value).time_ms < since_ms:
-            break
-        first = int(keys.U64.unpack(key[-8:])[0])
-    return first
+def _first_since(
+    view: View, prefix: bytes, account: record_pb2.AccountRecord, since_ms: int
+) -> int:
+    """The first MODSEQ whose change is not older than a time; times never fall. Most look for one
+    of the last, so steps back grow; then the last of them is halved.
+    """
+    low, high, step = account.trimmed_modseq + 1, account.modseq + 1, 1
+    while low < high:
+        middle = max(low, high - step) if step else (low + high) // 2
+        key, value = next(
+            view.scan(keys.change(prefix, middle), keys.change(prefix, high)), (b"", b"")
+        )
+        if not key or record_pb2.ChangeRecord.FromString(value).time_ms >= since_ms:
+            high, step = middle, 2 * step
+        else:
+            low, step = int(keys.U64.unpack(key[-8:])[0]) + 1, 0
+    return low
 
 
 def _deleted(view: View, prefix: bytes, since_ms: int) -> Iterator[AccountChange]:

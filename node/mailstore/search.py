@@ -47,6 +47,9 @@ _INVERTED = bytes(255 - byte for byte in range(256))
 # RFC 5256 section 2.1: prefixes and suffixes that do not count.
 _REPLY = re.compile(r"(?:\[[^\]]*\]\s*)*(?:re|fwd?)\s*(?:\[[^\]]*\]\s*)?:\s*|\[[^\]]*\]\s*(?=\S)")
 _FORWARDED = re.compile(r"\s*\(fwd\)\s*$")
+# Of a subject, and of what it may be rid of: each look is as long as the subject, and who sends a
+# mail chooses it.
+_SUBJECT_CHARS_MAX, _PREFIXES_MAX = 256, 16
 
 
 class Property(enum.IntEnum):
@@ -339,13 +342,14 @@ def _value(candidate: Candidate, wanted: Property, mailbox: int) -> int | str:
 
 def base_subject(subject: str) -> str:
     """Without what replying and forwarding puts around it (RFC 5256 section 2.1)."""
-    text = folded(" ".join(subject.split()))
-    before = None
-    while text != before:
+    text = folded(" ".join(subject[:_SUBJECT_CHARS_MAX].split()))
+    for _ in range(_PREFIXES_MAX):
         before = text
         text = _FORWARDED.sub("", text)
         if match := _REPLY.match(text):
             text = text[match.end() :]
         if text.startswith("[fwd:") and text.endswith("]"):
             text = text[5:-1].strip()
+        if text == before:
+            break
     return text

@@ -32,7 +32,8 @@ def _newest(
     view: View, prefix: bytes, thread: int, without: visible.Hidden
 ) -> Iterator[record_pb2.MessageRecord]:
     """Every message of a thread, the last one stored first."""
-    start, end = keys.thread_member(prefix, thread), keys.thread_member(prefix, thread + 1)
+    start = keys.thread_member(prefix, thread)
+    end = keys.after(start[:-8])
     while chunk := [key for key, _ in islice(view.scan(start, end, reverse=True), _ROWS_AT_ONCE)]:
         for key in chunk:
             stored = view.get(keys.message_record(prefix, keys.message_of(key)))

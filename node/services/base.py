@@ -18,7 +18,8 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from operator import methodcaller
+from typing import Any, Final, Protocol, cast
 
 import grpc
 from google.protobuf import message_factory
@@ -35,8 +36,11 @@ from mailraft.v1 import cluster_pb2, common_pb2
 from mailraft.wire import access, errors, incidents, limits, metadata
 from mailraft.wire.deadlines import passed_on
 from mailraft.wire.draining import drain
+from mailraft.wire.ready import Ready
 
 from . import convert
+
+_SERIALIZED: Final = methodcaller("SerializeToString")  # of a message, and of what is Ready
 
 # A reply, what grpc adds and the status of a batch's other items stay below limits.RPC_MAX_BYTES.
 REPLY_MAX_BYTES = limits.RPC_MAX_BYTES - 512 * 1024
@@ -121,7 +125,7 @@ class Accepted(Exception):  # no error: an answer
         self.served = served
 
 
-Unary = Callable[[Any, Call], Awaitable[Message]]
+Unary = Callable[[Any, Call], Awaitable[Message | Ready]]
 Stream = Callable[[Any, Call], AsyncIterator[Message]]
 Duplex = Callable[[AsyncIterator[Any]], AsyncGenerator[Message, None]]
 # The header, which names the account, and what comes behind it.
@@ -143,7 +147,9 @@ class Service:
     later: Mapping[str, str] = field(default_factory=dict)
 
 
-async def answer(method: MethodDescriptor, unary: Unary, request: Any, call: Call) -> Message:
+async def answer(
+    method: MethodDescriptor, unary: Unary, request: Any, call: Call
+) -> Message | Ready:
     """The response of a handler."""
     try:
         return await unary(request, call)
@@ -196,8 +202,8 @@ def _method_handler(
         duplex = _conversing(service.duplex[method.name], method)
         return grpc.stream_stream_rpc_method_handler(duplex, read, write)
     if method.name in service.unary:
-        unary = service.unary[method.name]
-        return grpc.unary_unary_rpc_method_handler(_answering(unary, shards, method), read, write)
+        handle = _answering(service.unary[method.name], shards, method)
+        return grpc.unary_unary_rpc_method_handler(handle, read, _SERIALIZED)
     if method.name in service.uploads:
         upload = _taking(service.uploads[method.name], method)
         return grpc.stream_unary_rpc_method_handler(upload, read, write)
@@ -216,7 +222,9 @@ def _method_handler(
 
 
 def _answering(unary: Unary, shards: Shards, method: MethodDescriptor) -> Callable[..., Any]:
-    async def handle(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    async def handle(
+        request: Message, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Message | Ready:
         try:
             _check_account(request, context)
             return await answer(method, unary, request, Call(_deadline_s(context, shards)))

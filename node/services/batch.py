@@ -13,10 +13,20 @@ from google.protobuf.message import Message
 
 from mailraft.v1 import batch_pb2
 from mailraft.wire import errors, limits, observed, tracing
+from mailraft.wire.ready import Ready, tag, varint
 
 from . import delivery, levels, validate
 from .base import REPLY_MAX_BYTES, Call, Service, Shards, Unary, answer, not_implemented, to_error
 
+# How results begin in the response, and what each may hold in a result.
+_RESULT = tag(batch_pb2.ExecuteResponse.DESCRIPTOR.fields_by_name["results"])
+_RESULTS = {field.name: tag(field) for field in batch_pb2.BatchResult.DESCRIPTOR.fields}
+# What answers in place of a read, and of a mutation, that the reply has no room for.
+_FULL, _DONE = (
+    batch_pb2.BatchResult(error=error.to_status()).SerializeToString()
+    for error in (errors.ReplyFullError(), errors.CommitUnknownError(limits.NO_ROOM))
+)
+_FIELD_BYTES = 8  # around a result
 # What the reads of a batch may answer before others get a turn of the event loop.
 TURN_MAX_BYTES = 256 * 1024
 
@@ -41,12 +51,13 @@ def _methods(service: Service) -> Iterator[tuple[str, _Method]]:
 
 @dataclass(slots=True)
 class _Item:
-    """One call of a batch, and where its outcome goes."""
+    """One call of a batch, and its outcome."""
 
     name: str
     request: Any  # None: it holds none
     traceparent: str
-    result: batch_pb2.BatchResult
+    reads: bool
+    result: bytes = b""  # a BatchResult
 
 
 class Batch:
@@ -64,27 +75,29 @@ class Batch:
             unary={"Execute": self.Execute},
         )
 
-    async def Execute(
-        self, request: batch_pb2.ExecuteRequest, call: Call
-    ) -> batch_pb2.ExecuteResponse:
+    async def Execute(self, request: batch_pb2.ExecuteRequest, call: Call) -> Ready:
+        """An ExecuteResponse."""
         if not 1 <= len(request.items) <= limits.BATCH_ITEMS_MAX:
             raise validate.bad("items", f"1 to {limits.BATCH_ITEMS_MAX}")
         _check_counts(request)
-        response = batch_pb2.ExecuteResponse()
         room = _Room()
+        items: list[_Item] = []
         reads: list[_Item] = []
         async with asyncio.TaskGroup() as group:
             for each in request.items:
                 name = each.WhichOneof("request") or ""
                 asked = getattr(each, name) if name else None
-                item = _Item(name, asked, each.traceparent, response.results.add())
-                if name and self._methods[name].reads:
+                reading = bool(name) and self._methods[name].reads
+                item = _Item(name, asked, each.traceparent, reading)
+                items.append(item)
+                if reading:
                     reads.append(item)
                 else:
                     group.create_task(self._run(item, call, room))
             if reads:
                 await self._read(reads, call, room)
-        return response
+        _shorten(items)
+        return Ready(part for item in items for part in _field(_RESULT, item.result))
 
     async def _read(self, reads: Sequence[_Item], call: Call, room: _Room) -> None:
         """Most reads wait for nothing but what they wait for together. So they run one after the
@@ -111,20 +124,23 @@ class Batch:
             method = self._methods[item.name]
             with tracing.below(item.traceparent, method.path):
                 response = await self._answer(method, item.request, call, room)
-            getattr(item.result, item.name).CopyFrom(response)
+            item.result = b"".join(_field(_RESULTS[item.name], response))
         except Exception as error:  # noqa: BLE001 - to_error logs what is a bug
-            item.result.error.CopyFrom(to_error(error, f"a batch's {item.name}").to_status())
-            code = item.result.error.code
+            status = to_error(error, f"a batch's {item.name}").to_status()
+            item.result = b"".join(_field(_RESULTS["error"], status.SerializeToString()))
+            code = status.code
         observed.answered(item.name or "none", observed.level_of(item.request), code)
 
-    async def _answer(self, method: _Method, request: Message, call: Call, room: _Room) -> Message:
+    async def _answer(self, method: _Method, request: Message, call: Call, room: _Room) -> bytes:
         if method.unary is None:
             raise not_implemented(method.descriptor, method.later)
         if not method.reads:
-            return await answer(method.descriptor, method.unary, request, call)
+            return (
+                await answer(method.descriptor, method.unary, request, call)
+            ).SerializeToString()
         await room.turn()
-        response = await method.unary(request, call)
-        room.take(response.ByteSize())
+        response = (await method.unary(request, call)).SerializeToString()
+        room.take(len(response))
         return response
 
 
@@ -155,6 +171,25 @@ class _Room:
 
     def _next_turn(self) -> None:
         self._turn_bytes = 0
+
+
+def _shorten(items: Sequence[_Item]) -> None:
+    """What the reply has no room for is left out, from the last on: reads first (REPLY_FULL), then
+    mutations. Those are done: COMMIT_UNKNOWN has them asked again by request_id.
+    """
+    over = sum(len(item.result) + _FIELD_BYTES for item in items) - limits.RPC_MAX_BYTES
+    for reads, instead in ((True, _FULL), (False, _DONE)):
+        for item in reversed(items):
+            if over <= 0:
+                return
+            if item.reads is reads and len(item.result) > len(instead):
+                over -= len(item.result) - len(instead)
+                item.result = instead
+
+
+def _field(begin: bytes, message: bytes) -> tuple[bytes, bytes, bytes]:
+    """A message as a field of another, in pieces."""
+    return begin, varint(len(message)), message
 
 
 def _check_counts(request: batch_pb2.ExecuteRequest) -> None:

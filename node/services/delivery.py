@@ -81,7 +81,7 @@ class Delivery:
                 _refuse(results, to_error(error, _WHAT))
         await asyncio.gather(
             *(self._propose(each, call, options) for each in proposals),
-            *(self._propose_blob(each, call, options) for each in by_blob),
+            *(self._propose_blob(each, call, options, budget) for each in by_blob),
         )
         level = observed.level_of(request)
         codes = Counter([each.code for told in response.results for each in told.recipients[:]])
@@ -143,13 +143,14 @@ class Delivery:
             _refuse(proposal.results, to_error(error, _WHAT))
 
     async def _propose_blob(
-        self, asked: _ByBlob, call: Call, options: common_pb2.WriteOptions
+        self, asked: _ByBlob, call: Call, options: common_pb2.WriteOptions, budget: Budget
     ) -> None:
         """As an Append of one message: only apply can tell if the account may read the blob."""
         account_id = asked.recipient.account_id
         try:
             row = await blob_source.readable(asked.replica, account_id, asked.blob, call)
             first = blob_source.bodies_of(row)[0]  # the header is in there
+            budget.take(first.size_bytes)
             head = await blob_source.opened(self._shards, asked.replica, first)
             given = asked.delivery.derived if asked.delivery.HasField("derived") else None
             item = command_pb2.AppendItem(
@@ -159,6 +160,7 @@ class Delivery:
                 internal_time_ms=asked.delivery.internal_time_ms,
                 derived=given_or_derived(given, head),
             )
+            del head  # a whole mail, perhaps, while others are on their way
             command = command_pb2.Command(
                 request_id=asked.delivery.request_id,
                 fingerprint=_fingerprint(asked.delivery, asked.recipient, row.sha256),

@@ -15,6 +15,7 @@ from mailraft.node.interfaces import View
 from mailraft.node.mailstore import queries, search, thread_queries
 from mailraft.v1 import message_pb2, message_service_pb2
 from mailraft.wire import errors, limits, tokens
+from mailraft.wire.ready import Ready
 
 from . import convert, levels, validate
 from .base import REPLY_MAX_BYTES, Call, Shards
@@ -105,7 +106,8 @@ class Messages:
 
     async def ListMessages(
         self, request: message_service_pb2.ListMessagesRequest, call: Call
-    ) -> message_service_pb2.ListMessagesResponse:
+    ) -> Ready:
+        """A ListMessagesResponse."""
         validate.account_id(request.account_id)
         shown = validate.view(request.view)
         if request.order not in _ORDERS:
@@ -138,7 +140,6 @@ class Messages:
             if not room.take(len(message)):
                 break
             fitting.append(message)
-        response.MergeFromString(b"".join(fitting))
         following = page.following
         if fitting and len(fitting) < len(page.stored):
             following = _cut_at(page, len(fitting) - 1, record, order)
@@ -147,7 +148,7 @@ class Messages:
                 record.uid_validity, following.last_uid, following.last_received_ms
             )
             response.next_page_token = tokens.page_token(bound, position)
-        return response
+        return Ready((response.SerializeToString(), *fitting))
 
     async def ListUids(
         self, request: message_service_pb2.ListUidsRequest, call: Call

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mailraft.internal.v1 import record_pb2
 from mailraft.v1 import message_service_pb2
+from mailraft.wire.ready import tag, varint
 
 from . import convert
 
@@ -20,8 +21,7 @@ ONE_BYTES_MAX = 4 * 1024
 _OVERHEAD_BYTES = 256  # of an entry, about
 
 
-_FIELD = message_service_pb2.ListMessagesResponse.DESCRIPTOR.fields_by_name["messages"].number
-_TAG = bytes((_FIELD << 3 | 2,))  # of a field with a length: the same in all replies that list
+_TAG = tag(message_service_pb2.ListMessagesResponse.DESCRIPTOR.fields_by_name["messages"])
 
 
 class _Summary(NamedTuple):
@@ -59,13 +59,6 @@ class Summaries:
 def _made(stored: bytes, show: convert.Messages) -> _Summary:
     record = record_pb2.MessageRecord.FromString(stored)
     message = show.show(record).SerializeToString()
-    in_reply = b"".join((_TAG, _length(len(message)), message))
+    in_reply = b"".join((_TAG, varint(len(message)), message))
     size_bytes = len(stored) + len(in_reply) + _OVERHEAD_BYTES
     return _Summary(in_reply, show.places_of(record), size_bytes)
-
-
-def _length(number: int) -> bytes:
-    """As protobuf writes it."""
-    if number < 0x80:
-        return bytes((number,))
-    return bytes((number & 0x7F | 0x80,)) + _length(number >> 7)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from dict_view import DictView
 from mailraft.internal.v1 import command_pb2, record_pb2
 from mailraft.node.engine import keys
-from mailraft.node.interfaces import Entry, EntryKind, Proposal
+from mailraft.node.interfaces import Entry, EntryKind, Proposal, Put
 from mailraft.node.mailstore import (
     changes,
     changes_mailbox,
+    changes_shard,
     chores,
     queries,
     thread_queries,
@@ -316,6 +318,48 @@ def test_a_mailbox_and_its_changes_are_what_is_there(
         pass
     assert copy == store.shown(1)
     assert since == queries.mailbox(store.view, ACCOUNT, 1).highest_modseq
+
+
+def test_who_knows_a_mailbox_misses_nothing_however_long_it_is_at_rest() -> None:
+    """Others change, and what vanished long ago is forgotten: of this one nothing is."""
+    store = Store()
+    made = command_pb2.CreateMailbox(account_id=ACCOUNT, name="quiet")
+    quiet = store.run(command_pb2.Command(create_mailbox=made)).mailbox.mailbox
+    store.append(3, quiet, 1)
+    record = queries.mailbox(store.view, ACCOUNT, quiet)
+    for thread in range(5):
+        store.append(2, 1, thread)
+    account = record_pb2.AccountRecord()
+    account.CopyFrom(queries.account(store.view, ACCOUNT))
+    account.trimmed_modseq = account.modseq - 1
+    store.view.apply([Put(keys.account_record(prefix_of(ACCOUNT)), account.SerializeToString())])
+
+    def changes_of(mailbox: int, since: int) -> changes_mailbox.MailboxChanges:
+        validity = queries.mailbox(store.view, ACCOUNT, mailbox).uid_validity
+        return changes_mailbox.mailbox_changes(store.view, ACCOUNT, mailbox, validity, since, 10)
+
+    page = changes_of(quiet, record.highest_modseq)
+    assert (page.changed, page.vanished, page.modseq) == ([], [], record.highest_modseq)
+    for mailbox, since in ((quiet, record.highest_modseq - 1), (1, account.trimmed_modseq - 1)):
+        with pytest.raises(Refused, match="no longer held"):
+            changes_of(mailbox, since)
+
+
+@settings(max_examples=100, deadline=None)
+@given(gaps=st.lists(st.integers(0, 3), min_size=1, max_size=40), data=st.data())
+def test_the_first_change_since_a_time_is_found(gaps: list[int], data: st.DataObject) -> None:
+    """As by reading all of them, whatever was trimmed."""
+    view, prefix, times = DictView(), prefix_of(ACCOUNT), list(accumulate(gaps))
+    trimmed = data.draw(st.integers(0, len(times)))
+    for modseq, time_ms in enumerate(times, 1):
+        if modseq > trimmed:
+            row = record_pb2.ChangeRecord(time_ms=time_ms).SerializeToString()
+            view.apply([Put(keys.change(prefix, modseq), row)])
+    account = record_pb2.AccountRecord(modseq=len(times), trimmed_modseq=trimmed)
+    since_ms = data.draw(st.integers(0, times[-1] + 1))
+    held = enumerate(times[trimmed:], trimmed + 1)
+    expected = next((at for at, time_ms in held if time_ms >= since_ms), len(times) + 1)
+    assert changes_shard._first_since(view, prefix, account, since_ms) == expected
 
 
 def test_a_page_ends_within_a_command() -> None:

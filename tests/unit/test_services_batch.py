@@ -1,6 +1,7 @@
 """BatchService, ClusterService, health and reflection."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from mailraft.node.interfaces import META_GROUP, node_of
 from mailraft.node.services import batch
 from mailraft.node.services.base import Call, Service
 from mailraft.node.shard import ReadPoint, Replica
+from mailraft.router import dispatch
 from mailraft.v1 import (
     account_pb2,
     batch_pb2,
@@ -178,7 +180,8 @@ async def test_a_read_that_waits_holds_up_no_other_of_its_batch() -> None:
         request.items.add(get_account=account_pb2.GetAccountRequest(account_id=name))
     nowhere: Any = None  # no read asks for a shard
     async with asyncio.timeout(5):
-        response = await batch.Batch(nowhere, services).Execute(request, Call(0.0))
+        ready = await batch.Batch(nowhere, services).Execute(request, Call(0.0))
+    response = batch_pb2.ExecuteResponse.FromString(ready.SerializeToString())
     assert [each.get_account.state for each in response.results] == names
     assert ran == ["second", "last", "first"]
 
@@ -323,3 +326,56 @@ async def test_calls_run_beside_each_other() -> None:
         node.shard_of(ALICE).step()
         [[result]] = await slow
         assert result.code == 0
+
+
+def results_of_node(asked: Sequence[tuple[str, bytes]]) -> list[batch_pb2.BatchResult]:
+    """As a node puts its reply together."""
+    items = [
+        batch._Item(name, None, "", reads=name == "get_blob", result=result)
+        for name, result in asked
+    ]
+    batch._shorten(items)
+    return [batch_pb2.BatchResult.FromString(each.result) for each in items]
+
+
+def results_of_router(asked: Sequence[tuple[str, bytes]]) -> list[batch_pb2.BatchResult]:
+    """As a router does."""
+    requests = {
+        "get_blob": batch_pb2.BatchItem(get_blob=blob_pb2.GetBlobRequest()),
+        "modify_keywords": batch_pb2.BatchItem(
+            modify_keywords=message_service_pb2.ModifyKeywordsRequest()
+        ),
+    }
+    items = [requests[name] for name, _ in asked]
+    return dispatch.fitting(items, [batch_pb2.BatchResult.FromString(each) for _, each in asked])
+
+
+@pytest.mark.parametrize("fit", [results_of_node, results_of_router], ids=["node", "router"])
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ("read 1, change 1, read 2", "read, change, REPLY_FULL"),
+        ("change 2, read 2, change 1", "change, REPLY_FULL, change"),
+        ("change 3, read 1, change 2", "change, REPLY_FULL, COMMIT_UNKNOWN"),
+        ("read 1, change 1, read 1", "read, change, read"),
+    ],
+)
+def test_a_reply_that_is_too_large_leaves_reads_out_and_changes_last(
+    fit: Callable[[Sequence[tuple[str, bytes]]], list[batch_pb2.BatchResult]], asked: str, left: str
+) -> None:
+    """What was changed is not undone by a reply that gRPC would refuse to send. In MiB."""
+    results = []
+    for each in asked.split(", "):
+        kind, _, mib = each.partition(" ")
+        result = batch_pb2.BatchResult()
+        if kind == "read":
+            result.get_blob.blob_id = "x" * (int(mib) << 20)
+        else:
+            result.modify_keywords.state = "x" * (int(mib) << 20)
+        results.append((result.WhichOneof("result") or "", result.SerializeToString()))
+    names = {"get_blob": "read", "modify_keywords": "change"}
+    found = [
+        names.get(each.WhichOneof("result") or "") or errors.from_status(each.error).name
+        for each in fit(results)
+    ]
+    assert ", ".join(found) == left

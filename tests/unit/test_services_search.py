@@ -10,7 +10,7 @@ from mailraft.v1 import (
     message_service_pb2,
     search_pb2,
 )
-from mailraft.wire import errors
+from mailraft.wire import errors, tokens
 
 Filter = search_pb2.MessageFilter
 Request = search_pb2.SearchMessagesRequest
@@ -369,6 +369,16 @@ def test_base_subject(subject: str, base: str) -> None:
     assert search.base_subject(subject) == base
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("part", ["[]", "[fwd:", "re", "[a] ", "re:", "[a"])
+def test_base_subject_of_what_was_made_to_be_slow(part: str) -> None:
+    """A subject costs a bounded number of steps, whatever a sender makes of it: looked at whole,
+    one of these took seconds.
+    """
+    for _ in range(1_000):
+        assert len(search.base_subject(part * 16_000)) <= 256
+
+
 async def test_changes_and_threads_over_the_wire() -> None:
     """ListChanges, ListMailboxChanges and BatchGetThreads answer with ids and states of the API."""
     async with running() as (_, calls):
@@ -391,13 +401,14 @@ async def test_changes_and_threads_over_the_wire() -> None:
         assert page.new_state == page.state == stored.state
         assert told[common_pb2.OBJECT_TYPE_MESSAGE] == ids
         assert set(told[common_pb2.OBJECT_TYPE_THREAD]) == {thread}
+        greatest = tokens.thread_id(2**64 - 1)
         threads = await calls.messages.BatchGetThreads(
             message_service_pb2.BatchGetThreadsRequest(
-                account_id=ALICE, thread_ids=[thread, "Tzz", "nonsense"]
+                account_id=ALICE, thread_ids=[thread, "Tzz", "nonsense", greatest]
             )
         )
         assert list(threads.threads[0].message_ids) == ids
-        assert list(threads.not_found_ids) == ["Tzz", "nonsense"]
+        assert list(threads.not_found_ids) == ["Tzz", "nonsense", greatest]
         inbox = (
             await calls.mailboxes.GetMailbox(
                 mailbox_pb2.GetMailboxRequest(account_id=ALICE, mailbox_role=INBOX)

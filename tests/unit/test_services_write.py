@@ -205,6 +205,26 @@ async def test_bytes_that_the_account_has_can_be_appended_by_blob_id() -> None:
             assert node.rows() == rows
 
 
+async def test_bytes_by_blob_id_count_as_if_they_had_travelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call of a few bytes may not have a node read more mail at once than a call could bring."""
+    async with running() as (_, calls):
+        await calls.create(ALICE)
+        [[stored]] = await calls.deliver(delivery(MAIL, ALICE))
+        monkeypatch.setattr(content, "CONTENT_PER_CALL_MAX_BYTES", 2 * len(MAIL) + 1)
+        recipient = delivery_pb2.Recipient(account_id=ALICE, blob_id=stored.blob_id)
+        results = await calls.deliver(
+            *(
+                delivery_pb2.Delivery(request_id=request_id(), recipients=[recipient])
+                for _ in range(4)
+            )
+        )
+        reasons = [each.reason for [each] in results]
+        assert reasons.count(error_pb2.ERROR_REASON_OVERLOADED) == 2
+        assert sum(bool(each.message_id) for [each] in results) == 2
+
+
 async def test_mailboxes_and_quota_can_be_set() -> None:
     """Creating is remembered by its request_id, an etag guards a change."""
     async with running() as (_, calls):

@@ -58,7 +58,9 @@ class ExecuteResponse(_message.Message):
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
         """In the order of the items. When the reply reaches 4 MiB, the reads that were
-        not run yet answer REPLY_FULL; mutations are always answered.
+        not run yet answer REPLY_FULL. Only where mutations have too much to say
+        together, the last of them answer COMMIT_UNKNOWN: they are done, and answer as
+        the first time when they are sent again with their request_id.
         """
 
     def __init__(

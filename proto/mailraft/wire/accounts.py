@@ -184,7 +184,10 @@ def _narrowed_items(request: batch_pb2.ExecuteRequest, accounts: Accounts) -> Na
     error = errors.AccountNotAllowedError("the certificate is limited to other accounts")
 
     def restored(response: Any) -> batch_pb2.ExecuteResponse:
-        answers = iter(response.results if response is not None else ())
+        answered = batch_pb2.ExecuteResponse()
+        if response is not None:
+            answered.MergeFromString(response.SerializeToString())  # it may be ready.Ready
+        answers = iter(answered.results)
         whole = batch_pb2.ExecuteResponse()
         for one in allowed:
             if one:

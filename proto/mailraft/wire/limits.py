@@ -21,6 +21,8 @@ UPLOAD_WINDOW_MS = 24 * 3600 * 1000
 UPLOAD_ABOVE_BYTES = 1024 * 1024
 # One gRPC message either way, with room for framing around one message of MESSAGE_MAX_BYTES.
 RPC_MAX_BYTES = 4 * 1024 * 1024
+# What a mutation of a batch says whose own answer that leaves no room for.
+NO_ROOM = "it is done, but the batch's reply has no room for what it answers: ask again"
 DELIVERIES_PER_CALL_MAX = 256
 RECIPIENTS_PER_DELIVERY_MAX = 1_000
 RECIPIENTS_PER_CALL_MAX = 4_096
