@@ -79,6 +79,7 @@ def main() -> int:
     if "idle" in parts:
         asyncio.run(idle_clusters(data))
     if "report" in parts:
+        data = Data.load(DATA)  # as it is kept, rounded: the pages have to follow from it
         report.write(data, DOCS)
         capacity_report.write(data, DOCS)
     print(f"done after {time.monotonic() - began_s:.0f} s")
