@@ -146,6 +146,7 @@ class PeerLink:
                 grpc.aio.AioRpcError,
                 TimeoutError,
                 asyncio.InvalidStateError,
+                OSError,  # its certificate's files cannot be read now
                 _TooOldError,
             ) as error:
                 log.info("streams to %s end: %s", self._peer.name, _short(error))

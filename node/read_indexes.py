@@ -57,7 +57,9 @@ class ReadIndexes:
 
     def answered(self, token: int, index: int, applied_index: int) -> None:
         """Once `index` is applied, the reads of a token may see the state."""
-        self._known.append((index, self._asked.pop(token)))
+        question = self._asked.pop(token, None)
+        if question is not None:  # else it stopped in this very turn
+            self._known.append((index, question))
         self.applied(applied_index)
 
     def refused(self, token: int, error: errors.MailraftError) -> None:

@@ -346,7 +346,9 @@ class Runtime:
                 if group == status.group and not status.leading and not follows.done():
                     follows.set_result(None)
         for outcome in ready.outcomes:
-            self._tell_outcome(self._replicas[outcome.group], outcome)
+            asked = self._replicas.get(outcome.group)
+            if asked is not None:  # else it was removed while this was on its way
+                self._tell_outcome(asked, outcome)
 
     def _tell_disks(self) -> None:
         for group in tuple(self._disk_watchers):

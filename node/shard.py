@@ -388,7 +388,7 @@ class Replica:
         if token < 0:
             self._changes.placed(token, index, term)
             return times
-        waiters = self._proposed.pop(token)
+        waiters = self._proposed.pop(token, [])  # none: it stopped in this very turn
         self._placed[index] = Placed(term, token, waiters, times)
         for waiting in waiters:
             if waiting.on_own_disk is not None:

@@ -122,7 +122,11 @@ class SnapshotReceiver:
         generation = self._store.burn_generation(offer.group)
         receiving = _Receiving(offer, generation, self._store.receive(offer.group, generation))
         self._receiving[offer.group] = receiving
-        await self._runtime.flushed()
+        try:
+            await self._runtime.flushed()
+        except BaseException:  # its sender is gone, and nobody else knows of it yet
+            self._drop(receiving)
+            raise
         failpoints.hit("snapshot.after_burn")
         return receiving
 

@@ -45,7 +45,7 @@ DONE, REFUSED = snapshot_pb2.SNAPSHOT_VERDICT_DONE, snapshot_pb2.SNAPSHOT_VERDIC
 
 
 # A new stream may go on where the old one ended.
-_BREAKS_OFF = (TimeoutError, ConnectionError, grpc.aio.AioRpcError)
+_BREAKS_OFF = (TimeoutError, OSError, grpc.aio.AioRpcError)
 
 
 class SnapshotRefusedError(Exception):

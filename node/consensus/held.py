@@ -18,6 +18,11 @@ class Held:
         self._order += 1
         heapq.heappush(self._heap, (until, self._order, envelope))
 
+    def drop(self, group: int) -> None:
+        """Forget those of a replica that is no more: what it would acknowledge may be gone."""
+        self._heap = [each for each in self._heap if each[2].group != group]
+        heapq.heapify(self._heap)
+
     def take(self, durable: int) -> list[raft_pb2.Envelope]:
         """Those whose time has come, in the order in which they were put."""
         due: list[tuple[int, raft_pb2.Envelope]] = []

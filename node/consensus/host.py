@@ -131,6 +131,7 @@ class Host(Questions):
         self._reported.pop(group, None)
         self._timers.drop(group)
         self._soon_s.pop(group, None)
+        self._held.drop(group)
         self._led_changed = True
 
     # ---- a turn ---------------------------------------------------------------------------------

@@ -370,8 +370,8 @@ class Store:
         return SnapshotSink(self._backend, group, generation)
 
     def drop_generation(self, group: GroupId, generation: int) -> None:
-        """Remove what a snapshot that never came to life has left."""
-        if generation == self._state(group).birth.generation:
+        """Remove what a snapshot left that never came to life, of a replica that may be gone."""
+        if group in self._groups and generation == self._groups[group].birth.generation:
             raise AssertionError(f"generation {generation} of group {group} is live")
         self._generations.retire(group, generation)
         self.drop_retired()

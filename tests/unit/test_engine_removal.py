@@ -49,6 +49,18 @@ def test_a_removed_replica_leaves_no_row_and_its_neighbour_is_whole(machine: Mac
     assert store.body(OTHER, 2, 0) == b"body"
 
 
+def test_a_snapshot_that_comes_for_a_removed_replica_leaves_nothing(machine: Machine) -> None:
+    """Its rows were in already: they go, and nothing else happens."""
+    store = machine.store
+    generation = store.burn_generation(GROUP)
+    sink = store.receive(GROUP, generation)
+    store.remove_group(GROUP)
+    store.drop_generation(GROUP, generation)
+    sink.discard()
+    assert rows(store, GROUP) == 0
+    assert store.view(OTHER).get(KEY) == b"value"
+
+
 def test_who_still_reads_a_removed_replica_reads_on(machine: Machine) -> None:
     """Its rows go with its last reader, or at the next start."""
     view = machine.store.view(GROUP)
